@@ -1,0 +1,28 @@
+"""Every test runs in the real ComfyUI, on CPU with one torch thread, with the pack imported as `postdiff`."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+sys.path += [str(TESTS / "support"), str(TESTS.parent / "tools")]
+os.environ["OMP_NUM_THREADS"] = "1"  # also for servers the tests start
+
+import pack  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    scratch = tempfile.TemporaryDirectory(prefix="postdiff-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(scratch.cleanup)
+    try:
+        pack.prepare_comfyui(cpu=True, base_directory=Path(scratch.name))
+    except RuntimeError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+    import torch
+
+    torch.set_num_threads(1)
+    pack.load_pack()
