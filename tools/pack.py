@@ -16,7 +16,7 @@ def comfyui_path() -> Path:
     """The ComfyUI tree named by COMFYUI_PATH (dev.py sets it)."""
     given = os.environ.get("COMFYUI_PATH", "")
     if not given:
-        raise RuntimeError("COMFYUI_PATH is not set: start this through `python dev.py ...`, which finds or sets up ComfyUI.")
+        raise RuntimeError("COMFYUI_PATH is not set. Start this through `python dev.py`, which sets up ComfyUI.")
     path = Path(given).resolve()
     if not (path / "comfy" / "sd.py").is_file():
         raise RuntimeError(f"COMFYUI_PATH is {given!r}, but that folder holds no ComfyUI (comfy/sd.py is missing).")
