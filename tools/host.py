@@ -86,7 +86,7 @@ class Run:
     events: list[tuple[float, str, Event]] = field(default_factory=list)  # (seconds on a monotonic clock, type, data)
 
     def node_seconds(self) -> dict[str, float]:
-        """Seconds from each node's start to the next one's (the last: to the end), by node id; cached nodes are absent."""
+        """Seconds from each node's start to the next one's, or to the end; by node id. Cached nodes are absent."""
         marks = [(at, data.get("node")) for at, kind, data in self.events if kind in ("executing", "execution_success")]
         return {node: end - start for (start, node), (end, _) in itertools.pairwise(marks) if node is not None}
 
