@@ -1,0 +1,1 @@
+"""What the canvas shows: one file per node, schema and wiring only."""

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..postdiff_core import patch
+from ..postdiff_core.schedule import CFGCutoff as Cutoff
+from .events import observer_for
+from .schema import schema, unique_id
+
+
+class CFGCutoff(io.ComfyNode):
+    """The guidance cut-off of section 2.5."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CFGCutoff",
+            display_name="CFG Cut-off",
+            category="PostDiff/patches",
+            description="Late in the run, only the positive prompt is evaluated: each of these steps costs half.",
+            search_aliases=["postdiff", "guidance", "speed up", "cfg"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any model sampled with a positive and a negative prompt."),
+                io.Float.Input(
+                    "start_percent",
+                    default=Cutoff.start_percent,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="m in the paper, as a fraction of the run: from here on guidance is dropped. Lower is faster and follows "
+                    "the prompt less; 1 is off.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="A patched clone; the model given is left as it is.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, start_percent: float) -> io.NodeOutput:
+        return io.NodeOutput(patch.add(model, Cutoff(start_percent), observer_for(unique_id(cls))))

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..postdiff_core import patch
+from ..postdiff_core.schedule import MODES, CrossAttnCache
+from .events import observer_for
+from .schema import schema, unique_id
+
+
+class CrossAttnCachePatch(io.ComfyNode):
+    """The cross-attention cache of section 2.5."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CrossAttnCachePatch",
+            display_name="Cross-Attention Cache",
+            category="PostDiff/patches",
+            description="Late in the run, every cross-attention layer returns what it gave before (SD U-Nets and PixArt).",
+            search_aliases=["postdiff", "tgate", "speed up", "cache"],
+            inputs=[
+                io.Model.Input("model", tooltip="A Stable Diffusion U-Net or a PixArt model."),
+                io.Float.Input(
+                    "start_percent",
+                    default=CrossAttnCache.start_percent,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="m in the paper, as a fraction of the run: from here on cross-attention is reused. Lower is faster and "
+                    "follows the prompt less; 1 is off.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=CrossAttnCache.mode,
+                    tooltip="What the remaining branch reuses once guidance is dropped: its own output (cond, the paper's choice), "
+                    "the mean of both, the negative prompt's, or both combined by the guidance scale.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="A patched clone; the model given is left as it is.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, start_percent: float, mode: str) -> io.NodeOutput:
+        technique = CrossAttnCache(start_percent, mode)  # type: ignore[arg-type]
+        return io.NodeOutput(patch.add(model, technique, observer_for(unique_id(cls))))

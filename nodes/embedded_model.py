@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .schema import schema
+
+
+class PostDiffEmbeddedModel(io.ComfyNode):
+    """A small text-to-image model that ships with the pack."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PostDiffEmbeddedModel",
+            display_name="Embedded Model (emoji)",
+            category="PostDiff/loaders",
+            description="A small text-to-image model that ships with the pack, for trying things without downloading anything. "
+            "Prompts are a style, noto or fluent, and a name: noto red apple. 256 x 256 pixels.",
+            search_aliases=["postdiff", "checkpoint", "tiny", "test model"],
+            inputs=[],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from ..embedded_model.loader import load_embedded_model
+
+        return io.NodeOutput(*load_embedded_model())

@@ -1,0 +1,43 @@
+"""What a run does, as events for the canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_execution.utils import get_executing_context
+
+from ..postdiff_core.schedule import Plan
+
+
+class CanvasEvents:
+    """Sends a run's plan, steps and report to one node on the canvas (an Observer of postdiff_core/run.py).
+
+    Addressed to the browser that queued the prompt; `sampler_node` is the node in which the run happens.
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+
+    def on_plan(self, plan: Plan, notes: Sequence[str]) -> None:
+        self._send("postdiff.plan", plan=[step.document() for step in plan.steps], notes=list(notes))
+
+    def on_step(self, index: int) -> None:
+        self._send("postdiff.step", step=index)
+
+    def on_report(self, report: dict[str, Any]) -> None:
+        self._send("postdiff.report", report=report)
+
+    def _send(self, event: str, **content: Any) -> None:
+        from server import PromptServer  # only there once a server is being started
+
+        server, context = getattr(PromptServer, "instance", None), get_executing_context()
+        if server is None or context is None:
+            return
+        address = {"node": self.node_id, "sampler_node": context.node_id, "prompt_id": context.prompt_id}
+        server.send_sync(event, {**address, **content}, server.client_id)
+
+
+def observer_for(node_id: str | None) -> CanvasEvents | None:
+    """The observer of a node on the canvas; None outside a prompt."""
+    return None if node_id is None else CanvasEvents(node_id)

@@ -1,0 +1,73 @@
+"""Pieces of the node schemas that several nodes share."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import nodes as comfy_nodes
+from comfy_api.latest import io
+
+from ..postdiff_core.schedule import UPSCALE_METHODS, MixedResolution
+
+
+def schema(**fields: Any) -> io.Schema:
+    """An io.Schema from the fields that this host's version knows (newer ones are left out)."""
+    known = inspect.signature(io.Schema).parameters
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+def unique_id(node: type[io.ComfyNode]) -> str | None:
+    """The id of the node that is executing; None outside a prompt."""
+    return getattr(node.hidden, "unique_id", None)
+
+
+def ksampler_inputs() -> list[io.Input]:
+    """KSampler's own inputs with its names, order and tooltips, so that one node can be swapped for the other."""
+    required = comfy_nodes.KSampler.INPUT_TYPES()["required"]
+    return [_as_v3(name, *declared) for name, declared in required.items()]
+
+
+def mixed_resolution_inputs() -> list[io.Input]:
+    """beta, s and the upscaling of section 2.2."""
+    return [
+        io.Float.Input(
+            "low_res_scale",
+            default=MixedResolution.low_res_scale,
+            min=0.25,
+            max=1.0,
+            step=0.05,
+            round=0.001,
+            tooltip="beta in the paper: the size of the early steps relative to the full size. Lower is faster and keeps less "
+            "of what the full size would have composed; 1 is off.",
+        ),
+        io.Float.Input(
+            "low_res_until",
+            default=MixedResolution.low_res_until,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            round=0.001,
+            tooltip="s in the paper: the fraction of the run that is done at low resolution. Higher is faster and leaves fewer "
+            "steps for fine detail; 0 is off.",
+        ),
+        io.Combo.Input(
+            "upscale_method",
+            options=list(UPSCALE_METHODS),
+            default=MixedResolution.upscale_method,
+            tooltip="How the predicted picture is enlarged where the resolution changes. The paper uses bilinear.",
+        ),
+    ]
+
+
+_SOCKETS = {"MODEL": io.Model, "CONDITIONING": io.Conditioning, "LATENT": io.Latent}
+_NUMBERS = {"INT": io.Int, "FLOAT": io.Float}
+_DEFAULTS = {"sampler_name": "euler", "scheduler": "normal"}
+
+
+def _as_v3(name: str, kind: Any, options: dict[str, Any]) -> io.Input:
+    if kind in _SOCKETS:
+        return _SOCKETS[kind].Input(name, tooltip=options.get("tooltip"))
+    if kind in _NUMBERS:
+        return _NUMBERS[kind].Input(name, **options)
+    return io.Combo.Input(name, options=list(kind), default=_DEFAULTS[name], tooltip=options.get("tooltip"))

@@ -1,0 +1,1 @@
+"""What happens during a run; knows torch and comfy, never the nodes."""

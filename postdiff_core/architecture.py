@@ -1,0 +1,31 @@
+"""What the techniques need to know of a loaded model's architecture, read from the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.pixart.pixartms import PixArtMS
+
+
+@dataclass(frozen=True)
+class LatentGeometry:
+    """The latent sizes a model takes: sides in multiples of `multiple`, a mean side of at least `smallest_mean`."""
+
+    multiple: int
+    smallest_mean: int = 0
+
+
+def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
+    """The latent sizes for mixed resolution; None for an architecture that states neither levels nor a patch size."""
+    diffusion_model = getattr(diffusion_model, "_orig_mod", diffusion_model)  # torch.compile's wrapping
+    if isinstance(diffusion_model, UNetModel):
+        return LatentGeometry(multiple=2 ** (len(diffusion_model.channel_mult) - 1))
+    if isinstance(diffusion_model, PixArtMS):
+        # Positions are scaled by round(mean side / 64), which is 0 up to 32 (comfy/ldm/pixart/pixartms.py).
+        return LatentGeometry(multiple=diffusion_model.patch_size, smallest_mean=33)
+    patch_size = getattr(diffusion_model, "patch_size", None)
+    if isinstance(patch_size, (tuple, list)):
+        patch_size = max(patch_size)
+    return LatentGeometry(multiple=patch_size) if isinstance(patch_size, int) else None

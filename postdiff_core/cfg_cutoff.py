@@ -1,0 +1,34 @@
+"""Guidance cut-off (section 2.5 of the paper): from step mT on, only the conditional branch runs."""
+
+from __future__ import annotations
+
+from comfy.patcher_extension import WrappersMP
+
+from .run import Run
+
+
+def install(run: Run) -> None:
+    """Add the cut-off to a run.
+
+    Both results of the guider's pair become the conditional one, so that every guidance function, also those of cfg++
+    samplers that read the negative one, gives the conditional prediction.
+    """
+
+    def wrapper(executor, model, conds, x, timestep, model_options):
+        if run.step.guided:
+            return executor(model, conds, x, timestep, model_options)
+        roles = run.roles_of(conds)
+        if sorted(filter(None, roles)) == ["negative", "positive"] and len(conds) == 2:
+            positive = roles.index("positive")
+            kept = [cond if i == positive else None for i, cond in enumerate(conds)]
+            out = executor(model, kept, x, timestep, model_options)
+            return [out[positive], out[positive]]
+        evaluated = sum(cond is not None for cond in conds)
+        if evaluated > 1:
+            run.note(
+                f"Guidance was not dropped: {type(run.guider).__name__} evaluates {evaluated} conditionings, "
+                "not one positive and one negative."
+            )
+        return executor(model, conds, x, timestep, model_options)
+
+    run.add_wrapper(WrappersMP.CALC_COND_BATCH, wrapper)

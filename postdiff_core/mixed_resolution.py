@@ -1,0 +1,220 @@
+"""Mixed-resolution denoising (section 2.2 of the paper): the first L steps at low resolution, the rest at full size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.sample
+import comfy.utils
+import torch
+from torch.nn.functional import interpolate
+
+from .architecture import latent_geometry
+from .run import Run
+from .schedule import MixedResolution, low_size
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The arguments of CFGGuider.outer_sample (comfy/samplers.py): one stage of a run."""
+
+    noise: torch.Tensor
+    latent_image: torch.Tensor
+    sampler: Any
+    sigmas: torch.Tensor
+    denoise_mask: torch.Tensor | None = None
+    callback: Callable | None = None
+    disable_pbar: bool = False
+    seed: int | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def run_by(self, executor: Callable) -> torch.Tensor:
+        return executor(
+            self.noise,
+            self.latent_image,
+            self.sampler,
+            self.sigmas,
+            self.denoise_mask,
+            self.callback,
+            self.disable_pbar,
+            self.seed,
+            **self.more,
+        )
+
+    @property
+    def size(self) -> Size:
+        """Latent height and width."""
+        return self.noise.shape[-2], self.noise.shape[-1]
+
+    def resized(self, **changes: Any) -> Sampling:
+        """The same with other arguments; keeps the shape that the host wants to be told in step with the noise."""
+        stage = replace(self, **changes)
+        if "latent_shapes" in self.more:
+            stage = replace(stage, more={**self.more, "latent_shapes": [stage.noise.shape]})
+        return stage
+
+
+def reason_against(sampling: Sampling, diffusion_model: Any) -> str | None:
+    """Why this run cannot have a low-resolution stage; None if it can."""
+    if len(sampling.more.get("latent_shapes") or ()) > 1:
+        return "the latent is nested"
+    if sampling.noise.ndim != 4:
+        return f"the latent has {sampling.noise.ndim} dimensions, not 4"
+    if not torch.count_nonzero(sampling.noise):
+        return "no noise is added (add_noise is off), so the latent is already noisy"
+    if sampling.seed is None:
+        return "the run has no seed to draw low-resolution noise from"
+    if latent_geometry(diffusion_model) is None:
+        return f"{type(diffusion_model).__name__} does not say which latent sizes it takes"
+    return None
+
+
+def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) -> tuple[Size, str | None]:
+    """The size of stage 1, and a note if the model needs it larger than asked for."""
+    geometry = latent_geometry(diffusion_model)
+    assert geometry is not None
+    asked = low_size(*size, settings.low_res_scale, geometry.multiple)
+    fitting = low_size(*size, settings.low_res_scale, geometry.multiple, geometry.smallest_mean)
+    if fitting == asked:
+        return asked, None
+    name = type(diffusion_model).__name__
+    return fitting, (
+        f"The low-resolution stage runs at {_in_words(fitting)} latents instead of {_in_words(asked)}: "
+        f"{name} needs a mean side of at least {geometry.smallest_mean}."
+    )
+
+
+def sample_in_two_stages(
+    run: Run, settings: MixedResolution, low: Size, sampling: Sampling, batch_index: list[int] | None, executor: Callable
+) -> torch.Tensor:
+    """Stage 1 at `low` latent sides, then stage 2 from its upsampled x0; returns the finished latent."""
+    guider, switch = run.guider, run.plan.low_res_steps
+    _note_other_noise(run, sampling, batch_index)
+    conds = {name: [dict(cond) for cond in group] for name, group in guider.conds.items()}
+    _show_whole_run_to_mask_function(guider, sampling.sigmas)
+
+    run.enter_stage(range(switch))
+    guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
+    first, last_x0 = _low_stage(sampling, low, switch, batch_index)
+    x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
+
+    run.enter_stage(range(switch, len(run.plan.steps)))
+    guider.conds = conds
+    height, width = sampling.size
+    x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
+    return _full_stage(sampling, _keep_outside_mask(guider, sampling, x0, switch), switch, batch_index).run_by(executor)
+
+
+def scale_cond(cond: dict, size: Size, low: Size) -> dict:
+    """A conditioning for stage 1: its absolute area and GLIGEN boxes in the low latent's units.
+
+    Masks, percentage areas, hints and concatenated latents follow the latent by themselves.
+    """
+    scaled = dict(cond)
+    area = cond.get("area")
+    if area is not None and area[0] != "percentage":
+        scaled["area"] = _scale_box(area, size, low)
+    gligen = cond.get("gligen")
+    if gligen is not None and gligen[0] == "position":
+        boxes = [(embedding, *_scale_box(box, size, low)) for embedding, *box in gligen[2]]
+        scaled["gligen"] = (*gligen[:2], boxes)
+    return scaled
+
+
+def _scale_box(box: Any, size: Size, low: Size) -> tuple[int, ...]:
+    """(height, width, y, x) scaled, at least 1 x 1 and inside the latent."""
+    offsets = [
+        min(round(offset * small / full), small - 1) for offset, full, small in zip(box[2:], size, low, strict=True)
+    ]
+    sides = [
+        min(max(round(side * small / full), 1), small - offset)
+        for side, full, small, offset in zip(box[:2], size, low, offsets, strict=True)
+    ]
+    return (*sides, *offsets)
+
+
+def _low_stage(
+    sampling: Sampling, low: Size, switch: int, batch_index: list[int] | None
+) -> tuple[Sampling, Callable[[torch.Tensor, Any], torch.Tensor]]:
+    """Stage 1, and a function that gives its last predicted x0 (out of model space) from what stage 1 returned."""
+    latent, mask, seen = sampling.latent_image, sampling.denoise_mask, []
+
+    def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
+        seen[:] = [denoised]
+        if sampling.callback is not None:
+            sampling.callback(step, denoised, x, len(sampling.sigmas) - 1)
+
+    def last_x0(samples: torch.Tensor, model: Any) -> torch.Tensor:
+        return model.process_latent_out(seen[0].to(torch.float32)) if seen else samples
+
+    if torch.count_nonzero(latent):
+        latent = interpolate(latent.float(), size=low, mode="bilinear", antialias=True).to(latent.dtype)
+    else:
+        latent = latent.new_zeros((*latent.shape[:-2], *low))
+    stage = sampling.resized(
+        latent_image=latent,
+        denoise_mask=None if mask is None else interpolate(mask.float(), size=low, mode="bilinear"),
+        sigmas=sampling.sigmas[: switch + 1].clone(),
+        callback=callback,
+        # Last, so that a sampler that draws from the global generator draws what it does in a stock run.
+        noise=comfy.sample.prepare_noise(latent, sampling.seed, batch_index),
+    )
+    return stage, last_x0
+
+
+def _full_stage(sampling: Sampling, start: torch.Tensor, switch: int, batch_index: list[int] | None) -> Sampling:
+    def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
+        if sampling.callback is not None:
+            sampling.callback(switch + step, denoised, x, len(sampling.sigmas) - 1)
+
+    seed = (sampling.seed + 1) % 2**64  # type: ignore[operator]
+    start = start.to(sampling.latent_image)
+    return replace(
+        sampling,
+        latent_image=start,
+        sigmas=sampling.sigmas[switch:].clone(),
+        callback=callback,
+        seed=seed,
+        noise=comfy.sample.prepare_noise(start.cpu(), seed, batch_index),
+    )
+
+
+def _keep_outside_mask(guider: Any, sampling: Sampling, x0: torch.Tensor, switch: int) -> torch.Tensor:
+    """The upsampled x0 where the mask is active at the switch, the given latent elsewhere."""
+    mask = sampling.denoise_mask
+    if mask is None:
+        return x0
+    mask_function = guider.model_options.get("denoise_mask_function")
+    if mask_function is not None:
+        sigma = sampling.sigmas[switch].reshape(1).to(mask.device)
+        model = SimpleNamespace(inner_model=guider.model_patcher.model)
+        mask = mask_function(sigma, mask, extra_options={"model": model, "sigmas": sampling.sigmas})
+    mask = mask.to(x0)
+    return x0 * mask + sampling.latent_image.to(x0) * (1 - mask)
+
+
+def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
+    """Differential diffusion measures progress on the sigmas it is shown; a stage must not look like a whole run."""
+    mask_function = guider.model_options.get("denoise_mask_function")
+    if mask_function is None:
+        return
+
+    def shown_whole_run(sigma, denoise_mask, extra_options):
+        return mask_function(sigma, denoise_mask, extra_options={**extra_options, "sigmas": sigmas.to(sigma.device)})
+
+    guider.model_options["denoise_mask_function"] = shown_whole_run
+
+
+def _note_other_noise(run: Run, sampling: Sampling, batch_index: list[int] | None) -> None:
+    expected = comfy.sample.prepare_noise(sampling.latent_image.cpu(), sampling.seed, batch_index)
+    if not torch.equal(sampling.noise.cpu(), expected):
+        run.note("The noise given is not the seed's own; both stages draw theirs from the seed.")
+
+
+def _in_words(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"

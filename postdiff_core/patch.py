@@ -1,0 +1,176 @@
+"""What a patched MODEL carries: the techniques asked for, as one OUTER_SAMPLE wrapper on a clone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from . import cfg_cutoff, cross_attn_cache, deep_cache, mixed_resolution, report
+from .mixed_resolution import Sampling, Size
+from .run import KEY, Observer, Run
+from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Plan, Settings, Step, plan, step_at_sigma
+
+Technique = MixedResolution | DeepCache | CrossAttnCache | CFGCutoff
+
+FIELDS: dict[type, str] = {
+    MixedResolution: "mixed_resolution",
+    DeepCache: "deep_cache",
+    CrossAttnCache: "cross_attn_cache",
+    CFGCutoff: "cfg_cutoff",
+}
+
+
+def add(model: Any, technique: Technique, observer: Observer | None = None) -> Any:
+    """A clone of MODEL with one more technique; the same technique already there is replaced, and that is noted.
+
+    Raises ValueError, naming the model and the remedy, if the technique cannot act on it.
+    """
+    _check(model, technique)
+    name = FIELDS[type(technique)]
+    before = carried_by(model)
+    settings = dataclasses.replace(before.settings, **{name: technique})
+    twice = getattr(before.settings, name) is not None
+    notes = [f"{name} is set twice on this model; the settings nearest the sampler hold."] if twice else []
+    return _carrying(model, PostDiff(settings, before.observers, (*before.notes, *notes)), observer)
+
+
+def fill(model: Any, settings: Settings, observer: Observer | None = None, notes: Sequence[str] = ()) -> Any:
+    """A clone of MODEL with the techniques of `settings` (a preset) that it does not carry yet."""
+    before = carried_by(model)
+    missing = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(Settings)
+        if getattr(before.settings, field.name) is None and getattr(settings, field.name) is not None
+    }
+    for technique in missing.values():
+        _check(model, technique)
+    filled = dataclasses.replace(before.settings, **missing)
+    return _carrying(model, PostDiff(filled, before.observers, (*before.notes, *notes)), observer)
+
+
+def with_batch_index(model: Any, batch_index: list[int] | None) -> Any:
+    """A clone of MODEL whose runs draw noise for these pictures of a larger batch."""
+    before = carried_by(model)
+    return _carrying(model, PostDiff(before.settings, before.observers, before.notes, batch_index), None)
+
+
+def carried_by(model: Any) -> PostDiff:
+    """What the MODEL carries; empty settings if it is not patched."""
+    wrappers = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
+    return wrappers[-1] if wrappers else PostDiff(Settings())
+
+
+class PostDiff:
+    """The OUTER_SAMPLE wrapper. Holds settings, observers and the last run's report; everything else lives in a Run."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        observers: Sequence[Observer] = (),
+        notes: Sequence[str] = (),
+        batch_index: list[int] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.observers = tuple(observers)
+        self.notes = tuple(dict.fromkeys(notes))
+        self.batch_index = batch_index
+        self.last_report: dict[str, Any] | None = None
+
+    def __call__(
+        self,
+        executor: Any,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        denoise_mask: torch.Tensor | None = None,
+        callback: Callable | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        sampling = Sampling(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs)
+        run, low = self._plan_run(executor.class_obj, sampling)
+        self._install_techniques(run)
+        with run.on(executor.class_obj):
+            for observer in self.observers:
+                observer.on_plan(run.plan, run.notes)
+            if low is None:
+                samples = sampling.run_by(executor)
+            else:
+                samples = mixed_resolution.sample_in_two_stages(
+                    run, self.settings.mixed_resolution, low, sampling, self.batch_index, executor
+                )
+            run.clock.stop()
+            self.last_report = report.document(run, self.settings, sampling.size, low, batch=noise.shape[0])
+        report.log_summary(self.last_report)
+        for observer in self.observers:
+            observer.on_report(self.last_report)
+        return samples
+
+    def _plan_run(self, guider: Any, sampling: Sampling) -> tuple[Run, Size | None]:
+        """The run's plan from its own sigmas, and the size of its low-resolution stage (None if it has none)."""
+        sigmas = sampling.sigmas.tolist()
+        notes = list(self.notes)
+        if any(later >= sooner for sooner, later in zip(sigmas, sigmas[1:], strict=False)):
+            notes.append("The sigmas do not descend: the run is stock.")
+            stock = Plan(tuple(Step(i, False, "off", "off", True) for i in range(len(sigmas) - 1)))
+            return Run(guider, sigmas, stock, self.observers, notes), None
+        low = self._low_size(guider, sampling, notes)
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        laid_out = plan(
+            self.settings,
+            len(sigmas) - 1,
+            lambda fraction: step_at_sigma(sigmas, model_sampling.percent_to_sigma(fraction)),
+            can_lower_resolution=low is not None,
+        )
+        run = Run(guider, sigmas, laid_out, self.observers, notes)
+        return run, low if laid_out.low_res_steps else None
+
+    def _low_size(self, guider: Any, sampling: Sampling, notes: list[str]) -> Size | None:
+        mixed = self.settings.mixed_resolution
+        if mixed is None or mixed.low_res_scale == 1.0 or mixed.low_res_until == 0.0:
+            return None
+        diffusion_model = guider.model_patcher.get_model_object("diffusion_model")
+        reason = mixed_resolution.reason_against(sampling, diffusion_model)
+        if reason is not None:
+            notes.append(f"All steps run at full size: {reason}.")
+            return None
+        low, note = mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model)
+        if low == sampling.size:
+            notes.append("All steps run at full size: the model takes no smaller latent near the size asked for.")
+            return None
+        notes.extend([note] if note else [])
+        return low
+
+    def _install_techniques(self, run: Run) -> None:
+        """Only those that act in this run: at a neutral setting nothing of a technique is there."""
+        settings, steps = self.settings, run.plan.steps
+        if settings.cfg_cutoff is not None and not all(step.guided for step in steps):
+            cfg_cutoff.install(run)
+        if settings.cross_attn_cache is not None and any(step.cross_attn == "reuse" for step in steps):
+            cross_attn_cache.install(run, settings.cross_attn_cache)
+        if settings.deep_cache is not None and any(step.deep == "reuse" for step in steps):
+            deep_cache.install(run, settings.deep_cache)
+
+
+def _check(model: Any, technique: Technique) -> None:
+    if isinstance(technique, DeepCache):
+        deep_cache.check(model, technique)
+    if isinstance(technique, CrossAttnCache):
+        cross_attn_cache.check(model)
+
+
+def _carrying(model: Any, postdiff: PostDiff, observer: Observer | None) -> Any:
+    if observer is not None:
+        postdiff.observers = (*postdiff.observers, observer)
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    others = clone.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
+    # Outermost, so that what others do once a run (EasyCache's reset) happens once in each stage.
+    clone.wrappers[WrappersMP.OUTER_SAMPLE] = {KEY: [postdiff], **others}
+    return clone

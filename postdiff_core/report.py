@@ -1,0 +1,97 @@
+"""What a run did and what it saved, as one JSON document and two readable lines."""
+
+from __future__ import annotations
+
+import logging
+from statistics import median
+from typing import Any
+
+from .cost import PlanWork, UncountableModel, plan_work
+from .run import Run
+from .schedule import Settings
+
+log = logging.getLogger("postdiff")
+
+Size = tuple[int, int]
+
+
+def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *, batch: int) -> dict[str, Any]:
+    """The report of a finished run, plain data.
+
+    `size` and `low_size` are latent (height, width). Seconds are measured from a step's first evaluation to the next
+    step's; multiply-accumulates are the plan's, one evaluation a step, attention products included.
+    """
+    seconds = run.clock.seconds(len(run.plan.steps))
+    work = _work(run, settings, size, low_size, batch)
+    return {
+        "plan": [step.document() for step in run.plan.steps],
+        "steps": [
+            {"seconds": spent, "macs": work.steps[i].total if work else None} for i, spent in enumerate(seconds)
+        ],
+        "totals": {
+            "seconds": sum(filter(None, seconds)),
+            "macs": work.total.total if work else None,
+            "macs_stock": work.stock.total if work else None,
+            "work_saved": work.work_saved if work else None,
+            "speedup": _measured_speedup(run, seconds),
+        },
+        "cached_bytes": run.peak_cached_bytes,
+        "size": list(size),
+        "low_size": list(low_size) if low_size else None,
+        "notes": list(run.notes),
+    }
+
+
+def log_summary(report: dict[str, Any]) -> None:
+    """Two lines: what was done, and what it took and saved."""
+    plan, totals = report["plan"], report["totals"]
+    low = sum(step["stage"] == "low" for step in plan)
+    deep = sum(step["deep"] == "reuse" for step in plan)
+    cross_attn = sum(step["xattn"] == "reuse" for step in plan)
+    unguided = sum(step["cfg"] == "off" for step in plan)
+    log.info(
+        "PostDiff: %d steps: %d at low resolution, %d reused the deep branch, %d reused cross-attention, %d unguided.",
+        *(len(plan), low, deep, cross_attn, unguided),
+    )
+    parts = [f"{totals['seconds']:.2f} s"]
+    if totals["speedup"] is not None:
+        parts.append(f"{totals['speedup']:.2f}x against this run's full-cost steps")
+    if totals["work_saved"] is not None:
+        parts.append(f"{totals['work_saved']:.0%} of the work saved")
+    parts.append(f"{report['cached_bytes'] / 2**20:.0f} MB cached")
+    log.info("PostDiff: %s.", ", ".join(parts))
+
+
+def _work(run: Run, settings: Settings, size: Size, low_size: Size | None, batch: int) -> PlanWork | None:
+    if run.tokens is None:
+        return None
+    try:
+        return plan_work(
+            run.guider.model_patcher.model,
+            run.plan,
+            size,
+            low_size,
+            tokens=run.tokens,
+            batch=batch,
+            guided_rows=run.guided_rows,
+            depth=settings.deep_cache.depth if settings.deep_cache else None,
+        )
+    except UncountableModel as error:
+        run.note(f"Work is not counted: {error}")
+        return None
+
+
+def _measured_speedup(run: Run, seconds: list[float | None]) -> float | None:
+    """Against a run made of this run's own full-cost steps; None if it had none.
+
+    The first step is left out where there are others: it pays for warming up.
+    """
+    full_cost = [
+        spent
+        for step, spent in zip(run.plan.steps, seconds, strict=True)
+        if spent is not None and step.guided and not step.low_res and step.deep != "reuse" and step.cross_attn != "reuse"
+    ]
+    total = sum(filter(None, seconds))
+    if not full_cost or not total:
+        return None
+    return median(full_cost[1:] or full_cost) * len(run.plan.steps) / total

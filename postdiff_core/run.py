@@ -1,0 +1,289 @@
+"""The state of one sampling run: where it stands, which rows of a batch belong to which branch, what is cached.
+
+A run begins when OUTER_SAMPLE is entered and ends when it is left, whatever the reason. Its wrappers are added to the
+guider's own copy of the model options, so that nothing of it outlives the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import comfy.model_patcher
+import comfy.patcher_extension
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from .schedule import Plan, Step, current_step
+
+log = logging.getLogger("postdiff")
+
+KEY = "postdiff"
+ROWS = "postdiff_rows"
+
+Role = Literal["positive", "negative"]
+
+
+class Observer(Protocol):
+    """Told what a run does; given by the node that patched the model."""
+
+    def on_plan(self, plan: Plan, notes: Sequence[str]) -> None: ...
+    def on_step(self, index: int) -> None: ...
+    def on_report(self, report: dict[str, Any]) -> None: ...
+
+
+class Branch(NamedTuple):
+    """What tells one chunk of a batch from every other in the same evaluation, and is the same in the next one.
+
+    `model_pass` counts the guider's calls of calc_cond_batch in an evaluation: PAG and SAG repeat a conditioning (and its
+    uuid) in a pass of their own. `occurrence` tells apart the copies that areas make of one conditioning.
+    """
+
+    model_pass: int
+    uuid: Hashable
+    occurrence: int
+    batch: int
+    device: torch.device
+    window: Hashable
+
+
+@dataclass(frozen=True)
+class Row:
+    """A chunk of the batch: `span` are its rows in the tensors of this model call.
+
+    `paired` says that exactly one positive and one negative conditioning run in this pass.
+    """
+
+    branch: Branch
+    role: Role | None
+    paired: bool
+    span: slice
+
+
+class Cached(NamedTuple):
+    """Rows `span` of `tensor`, and what the technique needs to know about them."""
+
+    tensor: torch.Tensor
+    span: slice
+    about: Any = None
+
+    @property
+    def rows(self) -> torch.Tensor:
+        return self.tensor[self.span]
+
+
+class RowCache:
+    """Tensors that a model call computed, by place in the model and branch."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[Hashable, Branch], Cached] = {}
+
+    def store(self, place: Hashable, rows: Sequence[Row], tensor: torch.Tensor, about: Any = None) -> None:
+        """Keep the given rows of `tensor` (batch first). Rows left out do not stay in memory."""
+        kept = sum(row.span.stop - row.span.start for row in rows)
+        if kept == tensor.shape[0]:
+            entries = [(row.branch, Cached(tensor, row.span, about)) for row in rows]
+        else:
+            entries = [(row.branch, _alone(tensor[row.span].clone(), about)) for row in rows]
+        self._entries.update({(place, branch): cached for branch, cached in entries})
+
+    def put(self, place: Hashable, branch: Branch, tensor: torch.Tensor, about: Any = None) -> None:
+        """Keep `tensor` as all of what `branch` has at `place`."""
+        self._entries[place, branch] = _alone(tensor, about)
+
+    def get(self, place: Hashable, branch: Branch) -> Cached | None:
+        return self._entries.get((place, branch))
+
+    def drop(self, place: Hashable, branch: Branch) -> None:
+        self._entries.pop((place, branch), None)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, counted from storages: slices of one tensor count once."""
+        storages = {c.tensor.untyped_storage().data_ptr(): c.tensor.untyped_storage() for c in self._entries.values()}
+        return sum(storage.nbytes() for storage in storages.values())
+
+
+def join(parts: Sequence[Cached]) -> torch.Tensor:
+    """The rows of `parts` in order, as one tensor; without a copy if they are one tensor's rows in order."""
+    first = parts[0].tensor
+    position = 0
+    for part in parts:
+        if part.tensor is not first or part.span.start != position:
+            return torch.cat([part.rows for part in parts])
+        position = part.span.stop
+    return first if position == first.shape[0] else first[:position]
+
+
+@dataclass
+class Clock:
+    """When each step was first evaluated, in seconds of `time.perf_counter`."""
+
+    started: dict[int, float] = field(default_factory=dict)
+    stopped: float | None = None
+
+    def stop(self) -> None:
+        self.stopped = time.perf_counter()
+
+    def seconds(self, total: int) -> list[float | None]:
+        """Seconds per step: from its first evaluation to the next step's; None for a step that was never evaluated."""
+        marks = sorted(self.started.items())
+        ends = [start for _, start in marks[1:]] + [self.stopped or time.perf_counter()]
+        spent = {step: end - start for (step, start), end in zip(marks, ends, strict=True)}
+        return [spent.get(step) for step in range(total)]
+
+
+class Run:
+    """One run of a patched model, both stages together."""
+
+    def __init__(
+        self, guider: Any, sigmas: Sequence[float], plan: Plan, observers: Sequence[Observer], notes: Sequence[str] = ()
+    ) -> None:
+        self.guider = guider
+        self.sigmas = tuple(sigmas)
+        self.plan = plan
+        self.observers = tuple(observers)
+        self.notes: list[str] = []
+        self.stage = plan.stage_of(0)
+        self.clock = Clock()
+        self.peak_cached_bytes = 0
+        self.tokens: int | None = None  # length of the prompt that the model was given first
+        self.guided_rows = 1  # rows a picture takes while guidance is on
+        self._step = -1
+        self._caches: list[RowCache] = []
+        self._wrappers: list[tuple[str, Callable]] = []
+        self._model_pass = -1
+        self._pass_is_paired = False
+        self._occurrences: Counter = Counter()
+        self._roles: dict[Hashable, Role] = {}
+        self._partners: dict[Hashable, Hashable] = {}
+        for note in (*notes, *plan.notes):
+            self.note(note)
+
+    @property
+    def step(self) -> Step:
+        """The step being evaluated."""
+        return self.plan.steps[max(self._step, self.stage.start)]
+
+    def note(self, text: str) -> None:
+        """Say once, in the log and in the report, what the run does other than asked."""
+        if text not in self.notes:
+            self.notes.append(text)
+            log.warning("PostDiff: %s", text)
+
+    def new_cache(self) -> RowCache:
+        """A cache that is emptied when the run ends."""
+        cache = RowCache()
+        self._caches.append(cache)
+        return cache
+
+    def add_wrapper(self, kind: str, wrapper: Callable) -> None:
+        """Add a wrapper (WrappersMP kind) for the length of this run; the first added is the outermost."""
+        self._wrappers.append((kind, wrapper))
+
+    @contextlib.contextmanager
+    def on(self, guider: Any) -> Iterator[None]:
+        """Put the run's wrappers on the guider's model options, and take them off again."""
+        original = guider.model_options
+        options = comfy.model_patcher.create_model_options_clone(original)
+        for kind, wrapper in (
+            (WrappersMP.PREDICT_NOISE, self._predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
+            (WrappersMP.APPLY_MODEL, self._apply_model),
+            *self._wrappers,
+        ):
+            comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
+        guider.model_options = options
+        try:
+            yield
+        finally:
+            guider.model_options = original
+            for cache in self._caches:
+                cache.clear()
+            self._partners.clear()
+            self._roles.clear()
+
+    def enter_stage(self, stage: range) -> None:
+        """Begin the stage made of these steps."""
+        self.stage = stage
+
+    def partner_of(self, branch: Branch) -> Branch | None:
+        """The same branch of the other role, where exactly one positive and one negative conditioning ran together."""
+        other = self._partners.get(branch.uuid)
+        return None if other is None else branch._replace(uuid=other)
+
+    def measure_caches(self) -> None:
+        """Keep the largest number of bytes cached at once, for the report."""
+        self.peak_cached_bytes = max(self.peak_cached_bytes, sum(cache.bytes for cache in self._caches))
+
+    def roles_of(self, conds: Sequence[Sequence[dict] | None]) -> list[Role | None]:
+        """The role of each list of conditionings in a calc_cond_batch call; None for absent or unknown ones."""
+        return [self._role(cond) if cond else None for cond in conds]
+
+    def _role(self, cond: Sequence[dict]) -> Role | None:
+        roles = {self._roles.get(entry["uuid"]) for entry in cond}
+        return roles.pop() if len(roles) == 1 else None
+
+    def _predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        # The one GPU synchronisation of an evaluation.
+        self._begin_evaluation(float(timestep.flatten()[0]))
+        return executor(x, timestep, model_options, seed)
+
+    def _begin_evaluation(self, sigma: float) -> None:
+        self._model_pass = -1
+        self._occurrences.clear()
+        step = current_step(self.sigmas, sigma, self.stage)
+        if step != self._step:
+            self._step = step
+            self.clock.started.setdefault(step, time.perf_counter())
+            for observer in self.observers:
+                observer.on_step(step)
+        if not self._roles:
+            conds = self.guider.conds
+            for role in ("positive", "negative"):
+                self._roles.update({entry["uuid"]: role for entry in conds.get(role) or ()})
+
+    def _calc_cond_batch(self, executor, model, conds, x, timestep, model_options):
+        self._model_pass += 1
+        self._occurrences.clear()
+        self._pass_is_paired = set(self.roles_of(conds)) == {"positive", "negative"} and all(len(c) == 1 for c in conds)
+        if self._pass_is_paired:
+            self.guided_rows = 2
+            one, other = (cond[0]["uuid"] for cond in conds)
+            self._partners.update({one: other, other: one})
+        return executor(model, conds, x, timestep, model_options)
+
+    def _apply_model(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs  # noqa: B006
+    ):
+        if "cond_or_uncond" in transformer_options:
+            transformer_options = {**transformer_options, ROWS: self._rows(x, transformer_options)}
+        if self.tokens is None and c_crossattn is not None:
+            self.tokens = c_crossattn.shape[1]
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    def _rows(self, x: torch.Tensor, transformer_options: dict) -> tuple[Row, ...]:
+        uuids = transformer_options["uuids"]
+        batch = x.shape[0] // len(uuids)
+        window = transformer_options.get("context_window")
+        window = None if window is None else tuple(window.index_list)
+        rows = []
+        for position, uuid in enumerate(uuids):
+            seen = (uuid, x.device)
+            branch = Branch(max(self._model_pass, 0), uuid, self._occurrences[seen], batch, x.device, window)
+            self._occurrences[seen] += 1
+            span = slice(position * batch, (position + 1) * batch)
+            rows.append(Row(branch, self._roles.get(uuid), self._pass_is_paired, span))
+        return tuple(rows)
+
+
+def _alone(tensor: torch.Tensor, about: Any) -> Cached:
+    return Cached(tensor, slice(0, tensor.shape[0]), about)
