@@ -6,16 +6,13 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.pixart.pixartms import PixArtMSBlock
 
 import tiny_models
+from compare import largest_difference
 
 NOTICEABLE = 0.05  # of the latent's largest value
 ALL_MODELS = tiny_models.MODELS | {
     "lcm": tiny_models.lcm,
     "sd15_inpainting": tiny_models.sd15_inpainting,
 }
-
-
-def change(one: torch.Tensor, other: torch.Tensor) -> float:
-    return ((one - other).abs().max() / one.abs().max()).item()
 
 
 @pytest.fixture(params=ALL_MODELS)
@@ -40,7 +37,7 @@ def test_the_latent_depends_on_both_prompts_and_on_guidance(model):
         {"negative": tiny_models.conditioning(model, seed=5)},
         {"cfg": 1.0},
     ):
-        assert change(stock, tiny_models.stock_sample(model, **other)) > NOTICEABLE, other.keys()
+        assert largest_difference(stock, tiny_models.stock_sample(model, **other)) > NOTICEABLE, other.keys()
 
 
 def test_the_latent_depends_on_every_cross_attention_layer(model):
@@ -53,7 +50,7 @@ def test_the_latent_depends_on_every_cross_attention_layer(model):
     assert layers
     for layer in layers:
         silenced = layer.register_forward_hook(zeros)
-        changed = change(stock, tiny_models.stock_sample(model, steps=3))
+        changed = largest_difference(stock, tiny_models.stock_sample(model, steps=3))
         silenced.remove()
         assert changed > 1e-3
 
@@ -65,7 +62,7 @@ def test_the_latent_depends_on_the_blocks_below_every_depth(build):
     stock = tiny_models.stock_sample(model)
     for block in list(blocks)[:-1]:
         silenced = block[-1].register_forward_hook(zeros)  # the host calls a block's layers, never the block
-        changed = change(stock, tiny_models.stock_sample(model))
+        changed = largest_difference(stock, tiny_models.stock_sample(model))
         silenced.remove()
         assert changed > NOTICEABLE
 
@@ -75,7 +72,7 @@ def test_a_rounding_error_stays_one(model):
     stock = tiny_models.stock_sample(model)
     prompt = tiny_models.conditioning(model, seed=1)
     prompt[0][0] = prompt[0][0] * (1 + 1e-5)
-    assert change(stock, tiny_models.stock_sample(model, positive=prompt)) < 1e-4
+    assert largest_difference(stock, tiny_models.stock_sample(model, positive=prompt)) < 1e-4
 
 
 def test_the_kinds_of_prediction_are_those_of_the_models_they_stand_for():
