@@ -19,7 +19,7 @@ class CrossAttnCachePatch(io.ComfyNode):
             node_id="CrossAttnCachePatch",
             display_name="Cross-Attention Cache",
             category="PostDiff/patches",
-            description="Late in the run, every cross-attention layer returns what it gave before (SD U-Nets and PixArt).",
+            description="Late in the run, every cross-attention layer of an SD U-Net or PixArt returns what it gave before.",
             search_aliases=["postdiff", "tgate", "speed up", "cache"],
             inputs=[
                 io.Model.Input("model", tooltip="A Stable Diffusion U-Net or a PixArt model."),
@@ -30,15 +30,15 @@ class CrossAttnCachePatch(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="m in the paper, as a fraction of the run: from here on cross-attention is reused. Lower is faster and "
-                    "follows the prompt less; 1 is off.",
+                    tooltip="m in the paper, as a fraction of the run: from here on cross-attention is reused. Lower is "
+                    "faster and follows the prompt less; 1 is off.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default=CrossAttnCache.mode,
-                    tooltip="What the remaining branch reuses once guidance is dropped: its own output (cond, the paper's choice), "
-                    "the mean of both, the negative prompt's, or both combined by the guidance scale.",
+                    tooltip="What the remaining branch reuses once guidance is dropped: its own output (cond, the "
+                    "paper's choice), the mean of both, the negative prompt's, or both combined by the guidance scale.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="A patched clone; the model given is left as it is.")],

@@ -19,7 +19,7 @@ class DeepCachePatch(io.ComfyNode):
             node_id="DeepCachePatch",
             display_name="Deep Cache",
             category="PostDiff/patches",
-            description="Computes the deep branch of a U-Net (SD1.5, SD2, SDXL) every few steps and reuses it in between.",
+            description="Computes the deep branch of a U-Net (SD1.5, SD2, SDXL) every few steps, reuses it in between.",
             search_aliases=["postdiff", "deepcache", "speed up", "cache"],
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net model. Transformers such as PixArt have no deep branch."),
@@ -28,16 +28,16 @@ class DeepCachePatch(io.ComfyNode):
                     default=DeepCache.interval,
                     min=1,
                     max=20,
-                    tooltip="k in the paper: the deep branch is computed every k-th step. Higher is faster and blurs detail soon "
-                    "(the paper stays at 2); 1 is off.",
+                    tooltip="k in the paper: the deep branch is computed every k-th step. Higher is faster and blurs "
+                    "detail soon (the paper stays at 2); 1 is off.",
                 ),
                 io.Int.Input(
                     "depth",
                     default=DeepCache.depth,
                     min=1,
                     max=11,
-                    tooltip="Input blocks computed in every step. Lower is faster, higher keeps more of the picture. The paper's "
-                    "counts are those of 2.",
+                    tooltip="Input blocks computed in every step. Lower is faster, higher keeps more of the picture. "
+                    "The paper's counts are those of 2.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -46,7 +46,7 @@ class DeepCachePatch(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="The fraction of the run at which reuse begins. Higher protects the composition and is slower.",
+                    tooltip="The fraction of the run at which reuse begins. Higher protects composition and is slower.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -63,8 +63,6 @@ class DeepCachePatch(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model: Any, interval: int, depth: int, start_percent: float, end_percent: float
-    ) -> io.NodeOutput:
+    def execute(cls, model: Any, interval: int, depth: int, start_percent: float, end_percent: float) -> io.NodeOutput:
         technique = DeepCache(interval, depth, start_percent, end_percent)
         return io.NodeOutput(patch.add(model, technique, observer_for(unique_id(cls))))

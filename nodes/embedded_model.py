@@ -14,7 +14,7 @@ class PostDiffEmbeddedModel(io.ComfyNode):
             node_id="PostDiffEmbeddedModel",
             display_name="Embedded Model (emoji)",
             category="PostDiff/loaders",
-            description="A small text-to-image model that ships with the pack, for trying things without downloading anything. "
+            description="A small text-to-image model that ships with the pack: try things without a download. "
             "Prompts are a style, noto or fluent, and a name: noto red apple. 256 x 256 pixels.",
             search_aliases=["postdiff", "checkpoint", "tiny", "test model"],
             inputs=[],

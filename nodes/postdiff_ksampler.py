@@ -22,8 +22,8 @@ class PostDiffKSampler(io.ComfyNode):
             node_id="PostDiffKSampler",
             display_name="KSampler (PostDiff)",
             category="PostDiff/sampling",
-            description="KSampler that generates two to three times faster: mixed resolution, caches and late guidance cut-off "
-            "at the settings the paper found for the model's family. Patches on the model override the preset.",
+            description="KSampler that generates two to three times faster: mixed resolution, caches and late guidance "
+            "cut-off at the settings the paper found for the model's family. Patches on the model override the preset.",
             search_aliases=["postdiff", "ksampler", "speed up", "faster"],
             inputs=[
                 *ksampler_inputs(),
@@ -31,7 +31,7 @@ class PostDiffKSampler(io.ComfyNode):
                     "preset",
                     options=list(presets.CHOICES),
                     default="auto",
-                    tooltip="Which family's settings to use. auto recognises the model; off leaves only the patches on the model.",
+                    tooltip="Which family's settings to use. auto recognises the model; off leaves only the patches on it.",
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""Cross-attention cache (section 2.5 of the paper): from step mT on, every cross-attention layer returns what it gave before."""
+"""Cross-attention cache (section 2.5 of the paper): from step mT on, each layer returns what it gave before."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def check(model: Any) -> None:
     diffusion_model = model.get_model_object("diffusion_model")
     if not find_sites(diffusion_model):
         raise ValueError(
-            f"The cross-attention cache cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} has none of "
-            "the cross-attention layers of Stable Diffusion U-Nets or PixArt. Use CFGCutoff or MixedResolutionPatch instead."
+            f"The cross-attention cache cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} has "
+            "no cross-attention layers like those of Stable Diffusion U-Nets or PixArt. "
+            "Use CFGCutoff or MixedResolutionPatch instead."
         )
 
 
@@ -46,9 +47,8 @@ def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
     for name, module in diffusion_model.named_modules():
         if isinstance(module, PixArtMSBlock):
             sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn))
-        elif isinstance(module, BasicTransformerBlock) and isinstance(diffusion_model, UNetModel):
-            if module.attn2 is not None and not module.switch_temporal_ca_to_sa:
-                sites.append(Site(_unet_block(name), module.attn2))
+        elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(module):
+            sites.append(Site(_unet_block(name), module.attn2))
     return sites
 
 
@@ -57,9 +57,7 @@ def install(run: Run, settings: CrossAttnCache) -> None:
     memory = _Memory(run, settings.mode)
     sites: dict[int, list[Site]] = {}
 
-    def wrapper(
-        executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs  # noqa: B006
-    ):
+    def wrapper(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         rows = transformer_options.get(ROWS)
         reusing = run.step.cross_attn == "reuse"
         if rows is None or not (reusing or run.plan.cross_attn_is_recorded_in(run.step.index)):
@@ -187,8 +185,14 @@ def _halvings(grid: Grid, tokens: int) -> int | None:
     return level if grid[0] * grid[1] == tokens else None
 
 
+def _has_cross_attention(module: torch.nn.Module) -> bool:
+    return (
+        isinstance(module, BasicTransformerBlock) and module.attn2 is not None and not module.switch_temporal_ca_to_sa
+    )
+
+
 def _unet_block(name: str) -> tuple[str, int, int]:
-    """("input", 4, 0) from input_blocks.4.1.transformer_blocks.0; ("middle", 0, 0) from middle_block.1.transformer_blocks.0."""
+    """("input", 4, 0) from input_blocks.4.1.transformer_blocks.0, ("middle", 0, 0) from the middle block's first."""
     parts = name.split(".")
     kind = parts[0].partition("_")[0]
     return kind, 0 if kind == "middle" else int(parts[1]), int(parts[-1])
@@ -200,7 +204,8 @@ def _options_for(
     """Transformer options for a call in which `hits` return their cache and `misses` are computed and recorded.
 
     A U-Net layer is recorded through the first attn2_output_patch, which also sees what an attn2 replacement
-    (IPAdapter) gave. Replacements and input patches of layers that are not computed are left out: they would run for nothing.
+    (IPAdapter) gave. Replacements and input patches of layers that are not computed are left out: they would run for
+    nothing.
     """
     patches = dict(options.get("patches", {}))
     others = patches.get("attn2_output_patch", [])

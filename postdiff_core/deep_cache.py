@@ -1,7 +1,7 @@
 """Deep cache (section 2.5 of the paper, after DeepCache): the deep branch of the U-Net every k-th step.
 
-A refresh step keeps what enters the first of the last `depth` output blocks. A reuse step runs the host's own forward on
-the first and last `depth` blocks, with that feature in place of everything between them.
+A refresh step keeps what enters the first of the last `depth` output blocks. A reuse step runs the host's own forward
+on the first and last `depth` blocks, with that feature in place of everything between them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def check(model: Any, settings: DeepCache) -> None:
     name = type(model.model).__name__
     if not isinstance(diffusion_model, UNetModel) or getattr(diffusion_model, "use_temporal_resblocks", False):
         raise ValueError(
-            f"Deep cache cannot act on {name}: its {type(diffusion_model).__name__} is no image U-Net with skip connections. "
-            "Use CrossAttnCachePatch, CFGCutoff or MixedResolutionPatch instead."
+            f"Deep cache cannot act on {name}: its {type(diffusion_model).__name__} is no image U-Net with skip "
+            "connections. Use CrossAttnCachePatch, CFGCutoff or MixedResolutionPatch instead."
         )
     deepest = len(diffusion_model.output_blocks) - 1
     if settings.depth > deepest:
@@ -40,7 +40,7 @@ def install(run: Run, settings: DeepCache) -> None:
     """Add the deep cache to a run."""
     cache = run.new_cache()
 
-    def wrapper(executor, x, timesteps=None, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+    def wrapper(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         rows = transformer_options.get(ROWS)
         if run.step.deep == "off" or rows is None:
             cache.clear()
@@ -96,7 +96,8 @@ def _shallow_forward(unet: UNetModel, depth: int, feature: torch.Tensor, transfo
 
     def forward(x, timesteps, context, y, control, transformer_options, **kwargs):
         options = _ShiftedOptions(transformer_options, skipped, transformer_index)
-        return type(unet)._forward(view, x, timesteps, context, y, _shallow_control(control, skipped), options, **kwargs)
+        control = _shallow_control(control, skipped)
+        return type(unet)._forward(view, x, timesteps, context, y, control, options, **kwargs)
 
     return forward
 
@@ -117,7 +118,8 @@ class _ShallowUNet:
 class _ShiftedOptions(dict):
     """Transformer options in which output blocks keep the number they have in the whole U-Net.
 
-    Patches address blocks by it. The transformer index (GLIGEN picks its modules with it) resumes where the full step had it.
+    Patches address blocks by it. The transformer index (GLIGEN picks its modules with it) resumes where the full step
+    had it.
     """
 
     def __init__(self, options: dict, skipped: int, transformer_index: int | None) -> None:
@@ -141,4 +143,4 @@ def _shallow_control(control: dict | None, skipped: int) -> dict | None:
     if control is None:
         return None
     output = control.get("output", [])
-    return {**control, "middle": [], "output": output[: max(0, len(output) - skipped)], "input": list(control.get("input", []))}
+    return {**control, "middle": [], "output": output[: max(0, len(output) - skipped)]}

@@ -90,7 +90,12 @@ def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) 
 
 
 def sample_in_two_stages(
-    run: Run, settings: MixedResolution, low: Size, sampling: Sampling, batch_index: list[int] | None, executor: Callable
+    run: Run,
+    settings: MixedResolution,
+    low: Size,
+    sampling: Sampling,
+    batch_index: list[int] | None,
+    executor: Callable,
 ) -> torch.Tensor:
     """Stage 1 at `low` latent sides, then stage 2 from its upsampled x0; returns the finished latent."""
     guider, switch = run.guider, run.plan.low_res_steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -116,7 +117,7 @@ class PostDiff:
         """The run's plan from its own sigmas, and the size of its low-resolution stage (None if it has none)."""
         sigmas = sampling.sigmas.tolist()
         notes = list(self.notes)
-        if any(later >= sooner for sooner, later in zip(sigmas, sigmas[1:], strict=False)):
+        if any(later >= sooner for sooner, later in pairwise(sigmas)):
             notes.append("The sigmas do not descend: the run is stock.")
             stock = Plan(tuple(Step(i, False, "off", "off", True) for i in range(len(sigmas) - 1)))
             return Run(guider, sigmas, stock, self.observers, notes), None

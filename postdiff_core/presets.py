@@ -75,7 +75,7 @@ def distilled_settings(settings: Settings) -> Settings:
 
 
 def is_distilled(model: Any, sampler_name: str, cfg: float, steps: int) -> bool:
-    """Whether a run looks like one of a model distilled to few steps: by its sampling, its sampler, or its cfg and steps."""
+    """Whether a run looks like that of a model distilled to few steps: by its sampling, sampler, or cfg and steps."""
     return (
         isinstance(model.get_model_object("model_sampling"), ModelSamplingDiscreteDistilled)
         or sampler_name == "lcm"

@@ -25,9 +25,7 @@ def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *,
     work = _work(run, settings, size, low_size, batch)
     return {
         "plan": [step.document() for step in run.plan.steps],
-        "steps": [
-            {"seconds": spent, "macs": work.steps[i].total if work else None} for i, spent in enumerate(seconds)
-        ],
+        "steps": [{"seconds": spent, "macs": work.steps[i].total if work else None} for i, spent in enumerate(seconds)],
         "totals": {
             "seconds": sum(filter(None, seconds)),
             "macs": work.total.total if work else None,
@@ -87,9 +85,7 @@ def _measured_speedup(run: Run, seconds: list[float | None]) -> float | None:
     The first step is left out where there are others: it pays for warming up.
     """
     full_cost = [
-        spent
-        for step, spent in zip(run.plan.steps, seconds, strict=True)
-        if spent is not None and step.guided and not step.low_res and step.deep != "reuse" and step.cross_attn != "reuse"
+        spent for step, spent in zip(run.plan.steps, seconds, strict=True) if spent is not None and step.is_full_cost
     ]
     total = sum(filter(None, seconds))
     if not full_cost or not total:

@@ -40,8 +40,8 @@ class Observer(Protocol):
 class Branch(NamedTuple):
     """What tells one chunk of a batch from every other in the same evaluation, and is the same in the next one.
 
-    `model_pass` counts the guider's calls of calc_cond_batch in an evaluation: PAG and SAG repeat a conditioning (and its
-    uuid) in a pass of their own. `occurrence` tells apart the copies that areas make of one conditioning.
+    `model_pass` counts the guider's calls of calc_cond_batch in an evaluation: PAG and SAG repeat a conditioning (and
+    its uuid) in a pass of their own. `occurrence` tells apart the copies that areas make of one conditioning.
     """
 
     model_pass: int
@@ -232,7 +232,7 @@ class Run:
         roles = {self._roles.get(entry["uuid"]) for entry in cond}
         return roles.pop() if len(roles) == 1 else None
 
-    def _predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+    def _predict_noise(self, executor, x, timestep, model_options, seed=None):
         # The one GPU synchronisation of an evaluation.
         self._begin_evaluation(float(timestep.flatten()[0]))
         return executor(x, timestep, model_options, seed)
@@ -261,9 +261,7 @@ class Run:
             self._partners.update({one: other, other: one})
         return executor(model, conds, x, timestep, model_options)
 
-    def _apply_model(
-        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs  # noqa: B006
-    ):
+    def _apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         if "cond_or_uncond" in transformer_options:
             transformer_options = {**transformer_options, ROWS: self._rows(x, transformer_options)}
         if self.tokens is None and c_crossattn is not None:

@@ -100,6 +100,11 @@ class Step:
     cross_attn: CrossAttn
     guided: bool
 
+    @property
+    def is_full_cost(self) -> bool:
+        """Whether it costs what a step of the stock run costs."""
+        return self.guided and not self.low_res and self.deep != "reuse" and self.cross_attn != "reuse"
+
     def document(self) -> dict[str, str]:
         """The step in the words that the canvas and the report share."""
         return {
@@ -145,7 +150,8 @@ class Plan:
     def cross_attn_is_recorded_in(self, index: int) -> bool:
         """Whether step `index` can hold a layer's latest output before c.
 
-        The last step before c that runs every layer is where the deep ones gave theirs; later ones run the shallow layers only.
+        The last step before c that runs every layer is where the deep ones gave theirs; later ones run the shallow
+        layers only.
         """
         start = self.cross_attn_start
         if start == len(self.steps):
@@ -213,13 +219,13 @@ def low_size(height: int, width: int, scale: float, multiple: int, smallest_mean
     raised to the smallest that fits.
     """
 
-    def scaled(beta: float) -> tuple[int, int]:
-        sides = (max(1, math.floor(side * beta / multiple + 0.5)) * multiple for side in (height, width))
-        return tuple(min(full, side) for full, side in zip((height, width), sides))  # type: ignore[return-value]
+    def scaled_side(side: int, beta: float) -> int:
+        return min(side, max(1, math.floor(side * beta / multiple + 0.5)) * multiple)
 
-    rounding_points = {
-        (n - 0.5) * multiple / side for side in (height, width) for n in range(1, side // multiple + 1)
-    }
+    def scaled(beta: float) -> tuple[int, int]:
+        return scaled_side(height, beta), scaled_side(width, beta)
+
+    rounding_points = {(n - 0.5) * multiple / side for side in (height, width) for n in range(1, side // multiple + 1)}
     for beta in [scale, *sorted(point for point in rounding_points if point > scale)]:
         low_height, low_width = scaled(beta)
         if (low_height + low_width) // 2 >= smallest_mean:
