@@ -30,8 +30,8 @@ class CFGCutoff(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="m in the paper, as a fraction of the run: from here on guidance is dropped. Lower is faster "
-                    "and follows the prompt less; 1 is off.",
+                    tooltip="m in the paper, as a fraction of the run: from here on guidance is dropped. Lower is "
+                    "faster and follows the prompt less; 1 is off.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="A patched clone; the model given is left as it is.")],

@@ -19,7 +19,7 @@ class CrossAttnCachePatch(io.ComfyNode):
             node_id="CrossAttnCachePatch",
             display_name="Cross-Attention Cache",
             category="PostDiff/patches",
-            description="Late in the run, every cross-attention layer of an SD U-Net or PixArt returns what it gave before.",
+            description="Late in a run, each cross-attention layer of an SD U-Net or PixArt returns what it gave before.",
             search_aliases=["postdiff", "tgate", "speed up", "cache"],
             inputs=[
                 io.Model.Input("model", tooltip="A Stable Diffusion U-Net or a PixArt model."),
@@ -30,8 +30,8 @@ class CrossAttnCachePatch(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="m in the paper, as a fraction of the run: from here on cross-attention is reused. Lower is "
-                    "faster and follows the prompt less; 1 is off.",
+                    tooltip="m in the paper, as a fraction of the run: from here on cross-attention is reused. Lower "
+                    "is faster and follows the prompt less; 1 is off.",
                 ),
                 io.Combo.Input(
                     "mode",

@@ -31,7 +31,7 @@ class PostDiffKSampler(io.ComfyNode):
                     "preset",
                     options=list(presets.CHOICES),
                     default="auto",
-                    tooltip="Which family's settings to use. auto recognises the model; off leaves only the patches on it.",
+                    tooltip="Which family's settings to use. auto recognises the model; off leaves only its patches.",
                 ),
             ],
             outputs=[

@@ -38,8 +38,8 @@ def mixed_resolution_inputs() -> list[io.Input]:
             max=1.0,
             step=0.05,
             round=0.001,
-            tooltip="beta in the paper: the size of the early steps relative to the full size. Lower is faster and keeps "
-            "less of what the full size would have composed; 1 is off.",
+            tooltip="beta in the paper: the size of the early steps relative to the full size. Lower is faster and "
+            "keeps less of what the full size would have composed; 1 is off.",
         ),
         io.Float.Input(
             "low_res_until",
@@ -48,8 +48,8 @@ def mixed_resolution_inputs() -> list[io.Input]:
             max=1.0,
             step=0.05,
             round=0.001,
-            tooltip="s in the paper: the fraction of the run that is done at low resolution. Higher is faster and leaves "
-            "fewer steps for fine detail; 0 is off.",
+            tooltip="s in the paper: the fraction of the run that is done at low resolution. Higher is faster and "
+            "leaves fewer steps for fine detail; 0 is off.",
         ),
         io.Combo.Input(
             "upscale_method",

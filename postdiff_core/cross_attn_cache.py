@@ -34,8 +34,8 @@ def check(model: Any) -> None:
     diffusion_model = model.get_model_object("diffusion_model")
     if not find_sites(diffusion_model):
         raise ValueError(
-            f"The cross-attention cache cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} has "
-            "no cross-attention layers like those of Stable Diffusion U-Nets or PixArt. "
+            f"The cross-attention cache cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} "
+            "has no cross-attention layers like those of Stable Diffusion U-Nets or PixArt. "
             "Use CFGCutoff or MixedResolutionPatch instead."
         )
 
