@@ -19,7 +19,7 @@ class CrossAttnCachePatch(io.ComfyNode):
             node_id="CrossAttnCachePatch",
             display_name="Cross-Attention Cache",
             category="PostDiff/patches",
-            description="Late in a run, each cross-attention layer of an SD U-Net or PixArt returns what it gave before.",
+            description="Late in a run, cross-attention layers of SD U-Nets and PixArt return what they gave before.",
             search_aliases=["postdiff", "tgate", "speed up", "cache"],
             inputs=[
                 io.Model.Input("model", tooltip="A Stable Diffusion U-Net or a PixArt model."),
