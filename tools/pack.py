@@ -53,8 +53,7 @@ def load_pack() -> ModuleType:
     package = importlib.util.module_from_spec(spec)
     sys.modules[ALIAS] = package
     try:
-        if (ROOT / "__init__.py").is_file():
-            spec.loader.exec_module(package)
+        spec.loader.exec_module(package)
     except BaseException:
         del sys.modules[ALIAS]
         raise

@@ -1,5 +1,6 @@
 """Run the tests. Every argument is passed on to pytest."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,13 +8,18 @@ import pytest
 
 from pack import ROOT
 
-TESTS = ROOT / "tests"
-
 
 def main(arguments: list[str]) -> int:
-    chosen = any(Path(each.partition("::")[0]).resolve().is_relative_to(TESTS) for each in arguments)
-    everything = [] if chosen else [str(TESTS)]
-    return pytest.main(["-c", str(TESTS / "pytest.ini"), "--rootdir", str(TESTS), *arguments, *everything])
+    here = Path.cwd()
+    os.chdir(ROOT)  # where pyproject.toml has pytest's settings
+    return pytest.main([from_root(here, each) for each in arguments])
+
+
+def from_root(here: Path, argument: str) -> str:
+    """An argument with its path, if it names a test file or folder, turned absolute."""
+    path, separator, test = argument.partition("::")
+    full = (here / path).resolve()
+    return f"{full}{separator}{test}" if full.exists() and full.is_relative_to(ROOT / "tests") else argument
 
 
 if __name__ == "__main__":

@@ -1,0 +1,211 @@
+"""Real pictures with and without PostDiff: the same prompts and seeds through a real ComfyUI, measured.
+
+Queues the shipped workflow, in which the stock KSampler and PostDiffKSampler stand side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+import workflow
+from host import Event, PromptError, Run, Server, serving
+from pack import ROOT
+
+WORKFLOW = ROOT / "workflows" / "embedded_model_side_by_side.json"
+PROMPTS = ("noto red apple", "fluent red apple", "noto rocket", "fluent fox", "noto umbrella", "fluent sailboat")
+COLUMNS = {"stock": "KSampler", "postdiff": "PostDiffKSampler"}
+REPORT = "postdiff.report"
+
+Prompt = dict[str, Any]
+
+
+@dataclass
+class Row:
+    """One prompt, drawn by both samplers; `seconds` and `images` by column."""
+
+    prompt: str
+    seconds: dict[str, float]
+    images: dict[str, Image.Image]
+    report: Event
+
+    @property
+    def speedup(self) -> float:
+        return self.seconds["stock"] / self.seconds["postdiff"]
+
+    def share(self, lane: str, state: str) -> float:
+        """Share of PostDiff's steps that are in a state (deep: reuse, say)."""
+        plan = self.report["plan"]
+        return sum(step[lane] == state for step in plan) / len(plan)
+
+
+class SideBySide:
+    """The shipped workflow in API form, and where in it the demo turns its knobs."""
+
+    def __init__(self, api: Prompt):
+        self.api = api
+        self.samplers = {column: self._only(kind) for column, kind in COLUMNS.items()}
+        saves = [name for name, node in api.items() if node["class_type"] == "SaveImage"]
+        self.saves = {
+            column: next(save for save in saves if sampler in self._upstream(save))
+            for column, sampler in self.samplers.items()
+        }
+
+    def _only(self, kind: str) -> str:
+        (name,) = (name for name, node in self.api.items() if node["class_type"] == kind)
+        return name
+
+    def _upstream(self, name: str) -> set[str]:
+        sources = {value[0] for value in self.api[name]["inputs"].values() if isinstance(value, list)}
+        return sources.union(*(self._upstream(source) for source in sources))
+
+    def with_settings(self, prompt: str | None = None, **settings: Any) -> Prompt:
+        """A copy with both samplers' settings and, if given, the positive prompt replaced."""
+        api = copy.deepcopy(self.api)
+        for sampler in self.samplers.values():
+            api[sampler]["inputs"].update(settings)
+            if prompt is not None:
+                api[api[sampler]["inputs"]["positive"][0]]["inputs"]["text"] = prompt
+        return api
+
+
+class Progress:
+    """One bar over every denoising step of every run."""
+
+    def __init__(self, samplers: Sequence[str], steps: int, runs: int):
+        self.samplers, self.steps, self.started = samplers, steps, 0
+        self.bar = tqdm(total=len(samplers) * steps * runs, unit="step", desc="warming up")
+
+    def on_event(self, kind: str, data: Event) -> None:
+        if data.get("node") not in self.samplers:
+            return
+        if kind == "executing":
+            self.started += 1
+        elif kind == "progress":
+            self.bar.n = (self.started - 1) * self.steps + round(self.steps * data["value"] / data["max"])
+            self.bar.refresh()
+
+
+def measure(server: Server, graph: SideBySide, prompt: str, seed: int, steps: int, progress: Progress) -> Row:
+    """One prompt through both samplers of the graph."""
+    run = server.run(graph.with_settings(prompt, seed=seed, steps=steps), progress.on_event)
+    seconds = run.node_seconds()
+    pictures = run.images()
+    return Row(
+        prompt,
+        {column: seconds[sampler] for column, sampler in graph.samplers.items()},
+        {column: server.fetch(pictures[save][0]) for column, save in graph.saves.items()},
+        report_of(run),
+    )
+
+
+def report_of(run: Run) -> Event:
+    reports = run.reports(REPORT)
+    if not reports:
+        raise PromptError(f"The run sent no {REPORT}.", {})
+    return reports[-1]["report"]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Seconds, speed-up, multiply-accumulates and what the plan did, a line per prompt and one for all."""
+    head = ("prompt", "stock s", "PostDiff s", "speed-up", "stock GMACs", "PostDiff GMACs", "less work")
+    head += ("low-res", "cached", "unguided")
+    lines = [head, *(line(row.prompt, [row]) for row in rows), line("all", rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(cells, widths, strict=True)) for cells in lines)
+    )
+
+
+def line(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    stock, postdiff = (sum(row.seconds[column] for row in rows) for column in COLUMNS)
+    macs_stock, macs = (sum(row.report["totals"][key] for row in rows) for key in ("macs_stock", "macs"))
+    shares = (("stage", "low"), ("deep", "reuse"), ("cfg", "off"))
+    return (
+        name,
+        f"{stock:.2f}",
+        f"{postdiff:.2f}",
+        f"{stock / postdiff:.2f}x",
+        f"{macs_stock / 1e9:.1f}",
+        f"{macs / 1e9:.1f}",
+        f"{macs_stock / macs:.2f}x",
+        *(f"{sum(row.share(*share) for row in rows) / len(rows):.0%}" for share in shares),
+    )
+
+
+def picture(rows: Sequence[Row]) -> Image.Image:
+    """Rows of prompts: the stock picture beside PostDiff's, each with its seconds."""
+    side = max(image.width for row in rows for image in row.images.values())
+    margin, caption = side // 16, side // 8
+    titles = {"stock": "Stock KSampler", "postdiff": "PostDiffKSampler"}
+    width = margin + len(titles) * (side + margin)
+    row_height = caption + side + caption
+    sheet = Image.new("RGB", (width, caption + margin + len(rows) * row_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    large, small = (ImageFont.load_default(size) for size in (side // 12, side // 16))
+    for column, (key, title) in enumerate(titles.items()):
+        left = margin + column * (side + margin)
+        draw.text((left, margin), title, "black", large)
+        for number, row in enumerate(rows):
+            top = caption + margin + number * row_height
+            if column == 0:
+                draw.text((left, top + caption // 4), row.prompt, "black", large)
+            sheet.paste(row.images[key], (left, top + caption))
+            speedup = f"  ({row.speedup:.2f}x faster)" if key == "postdiff" else ""
+            draw.text(
+                (left, top + caption + side + margin // 8), f"{row.seconds[key]:.2f} s{speedup}", "dimgray", small
+            )
+    return sheet
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
+    return number
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
+    parser.add_argument("--prompt", action="append", help="a prompt (repeatable; default: six of them)")
+    parser.add_argument("--steps", type=positive, default=20, help="denoising steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of every picture (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("postdiff-demo.png"), help="picture file (default: %(default)s)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # so that the server is stopped too
+    prompts = list(dict.fromkeys(options.prompt or PROMPTS))  # the server would not run the same one twice
+    with serving("--preview-method", "none") as server:
+        graph = SideBySide(workflow.load(WORKFLOW, server.get("/object_info")))
+        progress = Progress(list(graph.samplers.values()), options.steps, runs=1 + len(prompts))
+        measure(server, graph, prompts[0], options.seed + 1, options.steps, progress)  # loads the model; not counted
+        rows = []
+        for prompt in prompts:
+            progress.bar.set_description(prompt)
+            rows.append(measure(server, graph, prompt, options.seed, options.steps, progress))
+        progress.bar.close()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    picture(rows).save(options.out)
+    print(f"\n{table(rows)}\n\n{options.steps} steps, seed {options.seed}. Pictures: {options.out.resolve()}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (PromptError, RuntimeError, ValueError) as error:
+        sys.exit(f"The demo failed: {error}")
