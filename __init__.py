@@ -9,6 +9,7 @@ from .nodes.embedded_model import PostDiffEmbeddedModel
 from .nodes.mixed_resolution_ksampler import MixedResolutionKSampler
 from .nodes.mixed_resolution_patch import MixedResolutionPatch
 from .nodes.postdiff_ksampler import PostDiffKSampler
+from .nodes.postdiff_report import PostDiffReport
 
 WEB_DIRECTORY = "./web"
 
@@ -22,6 +23,7 @@ class PostDiff(ComfyExtension):
             DeepCachePatch,
             CrossAttnCachePatch,
             CFGCutoff,
+            PostDiffReport,
             PostDiffEmbeddedModel,
         ]
 

@@ -59,7 +59,17 @@ class Sampling:
         return stage
 
 
-def reason_against(sampling: Sampling, diffusion_model: Any) -> str | None:
+def check(model: Any) -> None:
+    """Raise ValueError, naming the remedy, if no smaller latent can be chosen for this MODEL."""
+    diffusion_model = model.get_model_object("diffusion_model")
+    if latent_geometry(diffusion_model) is None:
+        raise ValueError(
+            f"Mixed resolution cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} does not "
+            "say which latent sizes it takes. Use CFGCutoff instead."
+        )
+
+
+def reason_against(sampling: Sampling) -> str | None:
     """Why this run cannot have a low-resolution stage; None if it can."""
     if len(sampling.more.get("latent_shapes") or ()) > 1:
         return "the latent is nested"
@@ -69,8 +79,6 @@ def reason_against(sampling: Sampling, diffusion_model: Any) -> str | None:
         return "no noise is added (add_noise is off), so the latent is already noisy"
     if sampling.seed is None:
         return "the run has no seed to draw low-resolution noise from"
-    if latent_geometry(diffusion_model) is None:
-        return f"{type(diffusion_model).__name__} does not say which latent sizes it takes"
     return None
 
 

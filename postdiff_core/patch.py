@@ -136,11 +136,11 @@ class PostDiff:
         mixed = self.settings.mixed_resolution
         if mixed is None or mixed.low_res_scale == 1.0 or mixed.low_res_until == 0.0:
             return None
-        diffusion_model = guider.model_patcher.get_model_object("diffusion_model")
-        reason = mixed_resolution.reason_against(sampling, diffusion_model)
+        reason = mixed_resolution.reason_against(sampling)
         if reason is not None:
             notes.append(f"All steps run at full size: {reason}.")
             return None
+        diffusion_model = guider.model_patcher.get_model_object("diffusion_model")
         low, note = mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model)
         if low == sampling.size:
             notes.append("All steps run at full size: the model takes no smaller latent near the size asked for.")
@@ -160,6 +160,8 @@ class PostDiff:
 
 
 def _check(model: Any, technique: Technique) -> None:
+    if isinstance(technique, MixedResolution):
+        mixed_resolution.check(model)
     if isinstance(technique, DeepCache):
         deep_cache.check(model, technique)
     if isinstance(technique, CrossAttnCache):

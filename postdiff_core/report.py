@@ -40,24 +40,29 @@ def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *,
     }
 
 
-def log_summary(report: dict[str, Any]) -> None:
+def summary(report: dict[str, Any]) -> list[str]:
     """Two lines: what was done, and what it took and saved."""
     plan, totals = report["plan"], report["totals"]
     low = sum(step["stage"] == "low" for step in plan)
     deep = sum(step["deep"] == "reuse" for step in plan)
     cross_attn = sum(step["xattn"] == "reuse" for step in plan)
     unguided = sum(step["cfg"] == "off" for step in plan)
-    log.info(
-        "PostDiff: %d steps: %d at low resolution, %d reused the deep branch, %d reused cross-attention, %d unguided.",
-        *(len(plan), low, deep, cross_attn, unguided),
+    done = (
+        f"{len(plan)} steps: {low} at low resolution, {deep} reused the deep branch, "
+        f"{cross_attn} reused cross-attention, {unguided} unguided."
     )
-    parts = [f"{totals['seconds']:.2f} s"]
+    taken = [f"{totals['seconds']:.2f} s"]
     if totals["speedup"] is not None:
-        parts.append(f"{totals['speedup']:.2f}x against this run's full-cost steps")
+        taken.append(f"{totals['speedup']:.2f}x against this run's full-cost steps")
     if totals["work_saved"] is not None:
-        parts.append(f"{totals['work_saved']:.0%} of the work saved")
-    parts.append(f"{report['cached_bytes'] / 2**20:.0f} MB cached")
-    log.info("PostDiff: %s.", ", ".join(parts))
+        taken.append(f"{totals['work_saved']:.0%} of the work saved")
+    return [done, f"{', '.join(taken)}, {report['cached_bytes'] / 2**20:.0f} MB cached."]
+
+
+def log_summary(report: dict[str, Any]) -> None:
+    """Log the two lines of `summary`."""
+    for line in summary(report):
+        log.info("PostDiff: %s", line)
 
 
 def _work(run: Run, settings: Settings, size: Size, low_size: Size | None, batch: int) -> PlanWork | None:

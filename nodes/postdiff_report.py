@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy
+import torch
+from comfy_api.latest import io
+
+from ..postdiff_core import patch, report, report_picture
+from .schema import schema
+
+
+class PostDiffReport(io.ComfyNode):
+    """The report of the last run on a MODEL, as text and as a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PostDiffReport",
+            display_name="PostDiff Report",
+            category="PostDiff/report",
+            description="What the last run on this model did and what it saved: plan, seconds and work of each step.",
+            search_aliases=["postdiff", "timing", "benchmark", "speed"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that ran: a sampler's MODEL output, or the patched model."),
+                io.Latent.Input(
+                    "latent", tooltip="The sampler's latent. It passes through: the report comes after it."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(tooltip="The latent, unchanged."),
+                io.String.Output(display_name="report", tooltip="The report as a JSON document."),
+                io.Image.Output(display_name="timeline", tooltip="One bar a step, as tall as the seconds it took."),
+            ],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: dict) -> io.NodeOutput:
+        last = patch.carried_by(model).last_report
+        if last is None:
+            raise ValueError(
+                "This model has no run to report: no PostDiff node has sampled with it yet. "
+                "Connect the MODEL output of the PostDiff sampler, or the patched model, and the sampler's LATENT."
+            )
+        picture = torch.from_numpy(numpy.asarray(report_picture.draw(last)).copy()).float() / 255
+        document = json.dumps(last, indent=1)
+        shown = "\n".join([*report.summary(last), *last["notes"]])
+        return io.NodeOutput(latent, document, picture[None], ui={"text": (shown, document)})

@@ -1,0 +1,90 @@
+"""A run's report as a picture: one bar a step, as tall as the seconds it took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .report import summary
+
+# The colours of web/timeline.css, on white: blue and orange stay apart under every common colour blindness.
+INK = "#222222"
+FAINT = "#d8d8d8"
+COMPUTED = "#1f6fb5"
+REUSED = "#bcd4e9"
+CROSS_ATTENTION = "#b85c00"
+CROSS_ATTENTION_REUSED = "#f0dcc8"
+
+WIDTH, BARS, LANE, MARGIN, GAP = 960, 220, 16, 24, 8
+LEGEND = (
+    (COMPUTED, "all blocks computed"),
+    (REUSED, "deep branch reused"),
+    (CROSS_ATTENTION, "cross-attention computed"),
+    (CROSS_ATTENTION_REUSED, "reused"),
+    (INK, "guidance on"),
+    (FAINT, "off"),
+)
+
+
+def draw(report: dict[str, Any]) -> Image.Image:
+    """The report (see report.py) as an RGB picture: seconds a step, and what each step computed."""
+    lines = _headline(report)
+    top = MARGIN + 24 * len(lines) + GAP
+    image = Image.new("RGB", (WIDTH, top + BARS + 2 * (LANE + GAP) + 76), "white")
+    pen = ImageDraw.Draw(image)
+    for number, line in enumerate(lines):
+        pen.text((MARGIN, MARGIN - 8 + 24 * number), line, INK, ImageFont.load_default(17 if number == 0 else 14))
+    seconds = [step["seconds"] or 0.0 for step in report["steps"]]
+    slowest = max(seconds, default=0.0) or 1.0
+    for index, (step, spent) in enumerate(zip(report["plan"], seconds, strict=True)):
+        left, right = _columns(index, len(seconds))
+        _bar(pen, step, left, right, top, spent / slowest)
+        _lanes(pen, step, left, right, top + BARS + GAP)
+        if len(seconds) <= 30:
+            middle = (left + right) / 2
+            pen.text((middle, _bar_top(top, spent / slowest) - 2), f"{spent:.2f}", INK, _small(), "md")
+            pen.text((middle, top + BARS + 2 * (LANE + GAP) + 2), str(index + 1), INK, _small(), "ma")
+    _legend(pen, image.height - MARGIN - 8)
+    return image
+
+
+def _small() -> Any:
+    return ImageFont.load_default(12)
+
+
+def _headline(report: dict[str, Any]) -> list[str]:
+    done, taken = summary(report)
+    return [taken, done, *report["notes"]][:6]
+
+
+def _columns(index: int, total: int) -> tuple[float, float]:
+    width = (WIDTH - 2 * MARGIN) / total
+    gap = min(4.0, width / 5)
+    return MARGIN + index * width + gap / 2, MARGIN + (index + 1) * width - gap / 2
+
+
+def _bar(pen: ImageDraw.ImageDraw, step: dict[str, str], left: float, right: float, top: float, share: float) -> None:
+    colour = REUSED if step["deep"] == "reuse" else COMPUTED
+    pen.rectangle((left, _bar_top(top, share), right, top + BARS), fill=colour)
+
+
+def _bar_top(top: float, share: float) -> float:
+    room_for_the_figure = 16
+    return top + room_for_the_figure + (BARS - room_for_the_figure) * (1 - share)
+
+
+def _lanes(pen: ImageDraw.ImageDraw, step: dict[str, str], left: float, right: float, top: float) -> None:
+    cross_attention = {"off": FAINT, "compute": CROSS_ATTENTION, "reuse": CROSS_ATTENTION_REUSED}[step["xattn"]]
+    guidance = INK if step["cfg"] == "on" else FAINT
+    for number, colour in enumerate((cross_attention, guidance)):
+        lane_top = top + number * (LANE + GAP)
+        pen.rectangle((left, lane_top, right, lane_top + LANE), fill=colour)
+
+
+def _legend(pen: ImageDraw.ImageDraw, y: float) -> None:
+    x = float(MARGIN)
+    for colour, words in LEGEND:
+        pen.rectangle((x, y, x + 12, y + 12), fill=colour)
+        pen.text((x + 18, y - 1), words, INK, _small())
+        x += 18 + pen.textlength(words, _small()) + 18
