@@ -147,24 +147,25 @@ def picture(rows: Sequence[Row]) -> Image.Image:
     """Rows of prompts: the stock picture beside PostDiff's, each with its seconds."""
     side = max(image.width for row in rows for image in row.images.values())
     margin, caption = side // 16, side // 8
-    titles = {"stock": "Stock KSampler", "postdiff": "PostDiffKSampler"}
-    width = margin + len(titles) * (side + margin)
     row_height = caption + side + caption
-    sheet = Image.new("RGB", (width, caption + margin + len(rows) * row_height), "white")
+    sheet = Image.new("RGB", (margin + len(COLUMNS) * (side + margin), caption + len(rows) * row_height), "white")
     draw = ImageDraw.Draw(sheet)
-    large, small = (ImageFont.load_default(size) for size in (side // 12, side // 16))
-    for column, (key, title) in enumerate(titles.items()):
+    large, small = (ImageFont.load_default(size) for size in (side // 13, side // 16))
+
+    def write(left: int, top: int, text: str, font: ImageFont.ImageFont, colour: str = "black") -> None:
+        """One line of text, in the middle of a band of the caption's height."""
+        draw.text((left, top + caption // 2), text, colour, font, anchor="lm")
+
+    for column, (key, title) in enumerate(COLUMNS.items()):
         left = margin + column * (side + margin)
-        draw.text((left, margin), title, "black", large)
+        write(left, 0, title, large)
         for number, row in enumerate(rows):
-            top = caption + margin + number * row_height
+            top = caption + number * row_height
             if column == 0:
-                draw.text((left, top + caption // 4), row.prompt, "black", large)
+                write(left, top, row.prompt, large)
             sheet.paste(row.images[key], (left, top + caption))
-            speedup = f"  ({row.speedup:.2f}x faster)" if key == "postdiff" else ""
-            draw.text(
-                (left, top + caption + side + margin // 8), f"{row.seconds[key]:.2f} s{speedup}", "dimgray", small
-            )
+            speedup = f", {row.speedup:.2f}x as fast" if key == "postdiff" else ""
+            write(left, top + caption + side, f"{row.seconds[key]:.2f} s{speedup}", small, "dimgray")
     return sheet
 
 
