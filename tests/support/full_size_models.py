@@ -1,4 +1,4 @@
-"""The paper's models at full size, on the meta device: ComfyUI's own classes and configurations, no memory for weights."""
+"""The paper's models at full size: ComfyUI's own classes and configurations on the meta device, without memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ SD15 = UNET | {
     "context_dim": 768,
     "adm_in_channels": None,
 }
-SD2 = SD15 | {"use_linear_in_transformer": True, "context_dim": 1024}
 SDXL = UNET | {
     "num_res_blocks": [2, 2, 2],
     "channel_mult": [1, 2, 4],
@@ -45,34 +44,24 @@ SDXL = UNET | {
     "num_classes": "sequential",
     "adm_in_channels": 2816,
 }
-PIXART = {
+PIXART_ALPHA = {
+    "image_model": "pixart_alpha",
     "num_heads": 16,
     "patch_size": 2,
     "hidden_size": 1152,
     "in_channels": 4,
     "depth": 28,
-    "dtype": torch.float16,
-}
-PIXART_ALPHA = PIXART | {
-    "image_model": "pixart_alpha",
     "model_max_length": 120,
     "input_size": 128,
     "pe_interpolation": 2,
     "micro_condition": True,
+    "dtype": torch.float16,
 }
-PIXART_SIGMA = PIXART | {"image_model": "pixart_sigma", "model_max_length": 300, "micro_condition": False}
 
 
-def sd15(**changes: Any) -> BaseModel:
-    return _model(supported_models.SD15, SD15 | changes)
-
-
-def sd15_inpainting() -> BaseModel:
-    return sd15(in_channels=9)
-
-
-def sd2() -> BaseModel:
-    return _model(supported_models.SD20, SD2)
+def sd15() -> BaseModel:
+    """SD1.5, and LCM, which has the same layers."""
+    return _model(supported_models.SD15, SD15)
 
 
 def sdxl() -> BaseModel:
@@ -83,9 +72,5 @@ def pixart_alpha() -> BaseModel:
     return _model(supported_models.PixArtAlpha, PIXART_ALPHA)
 
 
-def pixart_sigma() -> BaseModel:
-    return _model(supported_models.PixArtSigma, PIXART_SIGMA)
-
-
 def _model(family: type, configuration: dict[str, Any]) -> BaseModel:
-    return family(configuration).get_model({"": torch.empty(0)}, device=META)
+    return family(configuration).get_model({}, device=META)
