@@ -1,0 +1,64 @@
+"""Write the shipped files: weights, their checksum, the concept list."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from ..architecture import SPECIAL_TOKENS, TEXT_ENCODER, UNET, Autoencoder
+from ..loader import METADATA_KEY, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, checksum_file, sha256
+from .autoencoder import load_autoencoder
+from .config import STYLES, concepts
+from .diffusion import load_text_to_image
+from .pictures import vocabulary
+
+
+@torch.no_grad()
+def preview_colours(autoencoder: Autoencoder, latents: np.ndarray) -> tuple[list[list[float]], list[float]]:
+    """Least-squares RGB of a latent pixel: ComfyUI's `latent_rgb_factors` (8, 3) and their bias (3)."""
+    latents = torch.from_numpy(latents).float()
+    colours = F.avg_pool2d(autoencoder.decode(latents).clamp(-1, 1), 8).movedim(1, -1).reshape(-1, 3)
+    pixels = latents.movedim(1, -1).reshape(-1, latents.shape[1])
+    design = torch.cat((pixels, torch.ones(len(pixels), 1)), dim=1)
+    solution = torch.linalg.lstsq(design, colours).solution.round(decimals=4)
+    return solution[:-1].tolist(), solution[-1].tolist()
+
+
+def with_prefix(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: t.half() if t.is_floating_point() else t for key, t in state_dict.items()}
+
+
+def export(autoencoder_folder: Path, diffusion_folder: Path, weights: Path) -> None:
+    autoencoder, text_to_image = load_autoencoder(autoencoder_folder), load_text_to_image(diffusion_folder)
+    words = vocabulary(concepts())
+    latents = np.load(diffusion_folder / "latents-256.npy", mmap_mode="r")[::2, 0].copy()
+    factors, bias = preview_colours(autoencoder, latents)
+    metadata = {
+        "unet": UNET,
+        "text_encoder": {
+            **TEXT_ENCODER,
+            "vocab_size": len(SPECIAL_TOKENS) + len(words),
+        },
+        "words": words,
+        "latent_rgb_factors": factors,
+        "latent_rgb_factors_bias": bias,
+    }
+    state_dict = {
+        **with_prefix(UNET_PREFIX, text_to_image.unet.state_dict()),
+        **with_prefix(TEXT_PREFIX, text_to_image.text_encoder.state_dict()),
+        **with_prefix(VAE_PREFIX, autoencoder.state_dict()),
+    }
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state_dict, weights, metadata={METADATA_KEY: json.dumps(metadata)})
+    checksum_file(weights).write_text(f"{sha256(weights)}  {weights.name}\n")
+    listed = {
+        concept.name: {"category": concept.category, **{STYLES[style][0]: concept.icon for style in STYLES}}
+        for concept in concepts()
+    }
+    weights.with_name("concepts.json").write_text(json.dumps(listed, indent=1) + "\n")
+    print(f"{weights}: {weights.stat().st_size / 1e6:.2f} MB, {len(listed)} concepts")

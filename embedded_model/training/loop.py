@@ -1,0 +1,102 @@
+"""A training loop that can be stopped at any time and continues exactly where its last checkpoint left it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from .config import Training
+
+CHECKPOINT_SECONDS = 150
+
+
+def learning_rate_factor(step: int, plan: Training) -> float:
+    """Linear warm-up, constant, linear fall to zero over the last `decay_share` of the run."""
+    decay_steps = max(1, round(plan.steps * plan.decay_share))
+    return min(1.0, (step + 1) / plan.warmup_steps, (plan.steps - step) / decay_steps)
+
+
+def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of a stage's last checkpoint, finished or not."""
+    if not (folder / "checkpoint.pt").exists():
+        raise FileNotFoundError(f"no checkpoint in {folder}: run the stage {folder.name!r} first")
+    average = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")["average"]
+    return {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
+
+
+def train(
+    network: nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    plan: Training,
+    folder: Path,
+    minutes: float = 90,
+    stop_at: int | None = None,
+) -> bool:
+    """Train `network` in place and leave a checkpoint in `folder`. True when all steps are done.
+
+    `loss_at(step)` must depend on nothing but the step and the weights: with that, a resumed run is the uninterrupted
+    one. `minutes` and `stop_at` end the call early, with a checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(plan.ema_decay))
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        start = state["step"]
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    def save(step: int) -> None:
+        state = {
+            "step": step,
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        torch.save(state, checkpoint.with_suffix(".part"))
+        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+
+    network.train()
+    step, losses, began, saved = start, [], time.monotonic(), time.monotonic()
+    end = min(plan.steps, stop_at or plan.steps)
+    with tqdm(
+        total=plan.steps, initial=start, desc=folder.name, unit="step", smoothing=0.05, mininterval=5
+    ) as progress:
+        try:
+            while step < end and time.monotonic() - began < 60 * minutes:
+                for group in optimizer.param_groups:
+                    group["lr"] = plan.learning_rate * learning_rate_factor(step, plan)
+                loss = loss_at(step)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                average.update_parameters(network)
+                step += 1
+                losses.append(loss.item())
+                progress.update()
+                if step % 100 == 0:
+                    mean = sum(losses) / len(losses)
+                    losses.clear()
+                    progress.set_postfix(loss=f"{mean:.4f}")
+                    with (folder / "log.jsonl").open("a") as log:
+                        log.write(json.dumps({"step": step, "loss": mean, "seconds": time.monotonic() - began}) + "\n")
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    save(step)
+                    saved = time.monotonic()
+        finally:
+            if step > start:
+                save(step)
+    return step >= plan.steps
