@@ -1,4 +1,4 @@
-"""Style, rules and types of everything in the repository: ruff and pyrefly, configured in pyproject.toml."""
+"""Rules and format of everything in the repository (ruff), types of all but the tests (pyrefly); see pyproject.toml."""
 
 import subprocess
 import sys
@@ -8,18 +8,19 @@ from pathlib import Path
 from host import place_pack
 from pack import ROOT, comfyui_path
 
-SOURCES = ("__init__.py", "dev.py", "nodes", "postdiff_core", "embedded_model", "benchmarks", "tools", "tests")
+TYPED = ("__init__.py", "dev.py", "nodes", "postdiff_core", "embedded_model", "benchmarks", "tools")
 
 
 def main() -> int:
-    sources = [name for name in SOURCES if (ROOT / name).exists()]
+    typed = [name for name in TYPED if (ROOT / name).exists()]
+    sources = [*typed, "tests"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        alias = place_pack(Path(folder)).parent  # where tests find the pack as `postdiff`
-        search = [f"--search-path={path}" for path in (comfyui_path(), "tools", "tests/support", alias)]
+        alias = place_pack(Path(folder)).parent  # where benchmarks find the pack as `postdiff`
+        search = [f"--search-path={path}" for path in (comfyui_path(), "tools", alias)]
         checks = {
             "rules": ["ruff", "check", *sources],
             "format": ["ruff", "format", "--check", *sources],
-            "types": ["pyrefly", "check", "--python-interpreter-path", sys.executable, *search, *sources],
+            "types": ["pyrefly", "check", "--python-interpreter-path", sys.executable, *search, *typed],
         }
         failed = [name for name, check in checks.items() if not passes(name, check)]
     print(f"Failed: {', '.join(failed)}." if failed else "All checks passed.")
