@@ -5,31 +5,34 @@ import sys
 import tempfile
 from pathlib import Path
 
-from host import place_pack
+from host import PACK_FOLDER, place_pack
 from pack import ROOT, comfyui_path
 
 TYPED = ("__init__.py", "dev.py", "nodes", "postdiff_core", "embedded_model", "benchmarks", "tools")
+IMPORTED_FROM = ("tools", "benchmarks", "tests/support")
 
 
 def main() -> int:
     typed = [name for name in TYPED if (ROOT / name).exists()]
-    sources = [*typed, "tests"]
+    everything = [*typed, "tests"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        alias = place_pack(Path(folder)).parent  # where benchmarks find the pack as `postdiff`
-        search = [f"--search-path={path}" for path in (comfyui_path(), "tools", alias)]
-        checks = {
-            "rules": ["ruff", "check", *sources],
-            "format": ["ruff", "format", "--check", *sources],
-            "types": ["pyrefly", "check", "--python-interpreter-path", sys.executable, *search, *typed],
+        parent = place_pack(Path(folder)).parent  # in a folder called `postdiff`, which is what benchmarks import
+        search = [comfyui_path(), parent, *(parent / PACK_FOLDER / name for name in IMPORTED_FROM)]
+        pyrefly = ["pyrefly", "check", "--config", str(ROOT / "pyproject.toml"), "--output-format", "min-text"]
+        pyrefly += ["--python-interpreter-path", sys.executable, *(f"--search-path={path}" for path in search)]
+        passed = {
+            "rules": passes(["ruff", "check", "--output-format", "concise", *everything], ROOT),
+            "format": passes(["ruff", "format", "--check", "--quiet", *everything], ROOT),
+            "types": passes([*pyrefly, *(f"{PACK_FOLDER}/{name}" for name in typed)], parent),
         }
-        failed = [name for name, check in checks.items() if not passes(name, check)]
+    failed = [name for name, result in passed.items() if not result]
     print(f"Failed: {', '.join(failed)}." if failed else "All checks passed.")
     return len(failed)
 
 
-def passes(name: str, check: list[str]) -> bool:
-    print(f"== {name}: {' '.join(check[:2])}", flush=True)
-    return subprocess.run([sys.executable, "-m", *check], cwd=ROOT).returncode == 0
+def passes(check: list[str], folder: Path) -> bool:
+    print(f"== {' '.join(check[:2])}", flush=True)
+    return subprocess.run([sys.executable, "-m", *check], cwd=folder).returncode == 0
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ COLUMNS = {"stock": "KSampler", "postdiff": "PostDiffKSampler"}
 REPORT = "postdiff.report"
 
 Prompt = dict[str, Any]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass
@@ -152,7 +153,7 @@ def picture(rows: Sequence[Row]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     large, small = (ImageFont.load_default(size) for size in (side // 13, side // 16))
 
-    def write(left: int, top: int, text: str, font: ImageFont.ImageFont, colour: str = "black") -> None:
+    def write(left: int, top: int, text: str, font: Font, colour: str = "black") -> None:
         """One line of text, in the middle of a band of the caption's height."""
         draw.text((left, top + caption // 2), text, colour, font, anchor="lm")
 
