@@ -22,7 +22,7 @@ def main() -> int:
         pyrefly += ["--python-interpreter-path", sys.executable, *(f"--search-path={path}" for path in search)]
         passed = {
             "rules": passes(["ruff", "check", "--output-format", "concise", *everything], ROOT),
-            "format": passes(["ruff", "format", "--check", "--quiet", *everything], ROOT),
+            "format": passes(["ruff", "format", "--check", "--output-format", "concise", *everything], ROOT),
             "types": passes([*pyrefly, *(f"{PACK_FOLDER}/{name}" for name in typed)], parent),
         }
     failed = [name for name, result in passed.items() if not result]

@@ -14,11 +14,12 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from PIL import Image
@@ -31,6 +32,7 @@ START_SECONDS = 180
 ON_WINDOWS = os.name == "nt"
 
 Event = dict[str, Any]
+Result = TypeVar("Result")
 
 
 class PromptError(RuntimeError):
@@ -100,6 +102,16 @@ class Run:
         }
 
 
+def wait_for(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """The coroutine's result; in a thread of its own where this one already runs an event loop (Playwright's does)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 class Server:
     """A running ComfyUI at `url`. Methods raise PromptError with the server's own words."""
 
@@ -108,7 +120,7 @@ class Server:
 
     def get(self, path: str) -> Any:
         """GET a JSON document."""
-        return asyncio.run(self._get(path))
+        return wait_for(self._get(path))
 
     async def _get(self, path: str) -> Any:
         async with aiohttp.ClientSession(self.url) as session, session.get(path) as answer:
@@ -117,7 +129,7 @@ class Server:
 
     def run(self, prompt: dict[str, Any], on_event: Callable[[str, Event], None] | None = None) -> Run:
         """Queue a prompt in API form and follow it to its end; `on_event(type, data)` sees every JSON message."""
-        return asyncio.run(self._run(prompt, on_event or (lambda kind, data: None)))
+        return wait_for(self._run(prompt, on_event or (lambda kind, data: None)))
 
     async def _run(self, prompt: dict[str, Any], on_event: Callable[[str, Event], None]) -> Run:
         client = uuid.uuid4().hex
@@ -147,7 +159,7 @@ class Server:
 
     def fetch(self, image: Event) -> Image.Image:
         """Download a picture named by `Run.images`."""
-        return asyncio.run(self._fetch(image))
+        return wait_for(self._fetch(image))
 
     async def _fetch(self, image: Event) -> Image.Image:
         query = {key: image[key] for key in ("filename", "subfolder", "type")}
