@@ -28,6 +28,7 @@ from comfy.model_base import BaseModel
 from .schedule import Plan, Step
 
 Size = tuple[int, int]
+Countable = UNetModel | PixArtMS
 
 ATTENTION_LAYERS = (CrossAttention, MultiHeadCrossAttention, AttentionKVCompress)
 CROSS_ATTENTION_NAMES = {"attn2", "cross_attn"}  # UNetModel's and PixArtMS's
@@ -130,7 +131,7 @@ def plan_work(
         raise ValueError("The plan reuses deep features: give the deep cache's depth.")
 
     def work(step: Step) -> Work:
-        height, width = low_size if step.low_res else size  # type: ignore[misc]
+        height, width = low_size if low_size and step.low_res else size
         return step_work(
             model,
             height,
@@ -178,10 +179,10 @@ def _without_deep_branch(work: Mapping[_Place, Work], depth: int) -> dict[_Place
     return {place: share for place, share in work.items() if runs(place)}
 
 
-def _class_to_count(model: BaseModel) -> type[torch.nn.Module]:
+def _class_to_count(model: BaseModel) -> type[Countable]:
     diffusion_model = model.diffusion_model
     name = type(diffusion_model).__name__
-    if not isinstance(diffusion_model, (UNetModel, PixArtMS)):
+    if not isinstance(diffusion_model, Countable):
         raise UncountableModel(f"{name} is neither a UNetModel nor a PixArtMS: its work is not counted.")
     if isinstance(diffusion_model, UNetModel) and diffusion_model.use_temporal_resblocks:
         raise UncountableModel(f"This {name} is a video model (temporal layers): its work is not counted.")
@@ -204,7 +205,7 @@ def _configuration(model: BaseModel) -> str:
 
 @lru_cache(maxsize=REMEMBERED_TRACES)
 def _trace(
-    model_class: type[torch.nn.Module], configuration: str, height: int, width: int, tokens: int
+    model_class: type[Countable], configuration: str, height: int, width: int, tokens: int
 ) -> Mapping[_Place, Work]:
     """The work of one evaluation of one row, by place."""
     arguments = json.loads(configuration) | {"dtype": torch.float32, "device": "meta", "operations": _Layers}
@@ -249,7 +250,7 @@ class _Layers:
 
 
 def _inputs(
-    skeleton: torch.nn.Module, arguments: Mapping[str, Any], height: int, width: int, tokens: int
+    skeleton: Countable, arguments: Mapping[str, Any], height: int, width: int, tokens: int
 ) -> dict[str, torch.Tensor]:
     """One row of what the sampler gives the model: latent, timestep, prompt, and a pooled prompt or label where due."""
 
@@ -266,7 +267,7 @@ def _inputs(
     return inputs | {"context": meta(1, tokens, arguments["context_dim"])}
 
 
-def _count_into(work: defaultdict[_Place, Work], skeleton: torch.nn.Module) -> None:
+def _count_into(work: defaultdict[_Place, Work], skeleton: Countable) -> None:
     """Make every layer of the skeleton add what it does to `work` when it runs."""
     for path, module in skeleton.named_modules():
         if isinstance(module, _Linear):
