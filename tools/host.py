@@ -97,9 +97,8 @@ class Run:
 
     def images(self) -> dict[str, list[Event]]:
         """The pictures each node saved, as the server names them."""
-        return {
-            data["node"]: data["output"]["images"] for data in self.reports("executed") if "images" in data["output"]
-        }
+        saved = ((data["node"], (data["output"] or {}).get("images")) for data in self.reports("executed"))
+        return {node: images for node, images in saved if images}
 
 
 def wait_for(coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -203,13 +202,14 @@ def serving(*flags: str) -> Iterator[Server]:
             )
         server = Server(f"http://127.0.0.1:{port}", log)
         try:
-            _wait_until_ready(process, server)
+            wait_until_ready(process, server)
             yield server
         finally:
-            _stop(process)
+            stop(process)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], server: Server) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], server: Server) -> None:
+    """Return when the server answers; raise RuntimeError with its last words if it ends or stays silent."""
     deadline = time.monotonic() + START_SECONDS
     with tqdm(desc="Starting ComfyUI", bar_format="{desc} ... {elapsed}", disable=None) as clock:
         while time.monotonic() < deadline:
@@ -223,7 +223,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], server: Server) -> None:
     raise RuntimeError(f"ComfyUI did not answer within {START_SECONDS} s:\n{server.last_words()}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server politely, then firmly."""
     process.terminate()
     try:
         process.wait(timeout=10)

@@ -13,7 +13,8 @@ def main(flags: list[str]) -> None:
     base = Path(os.environ["POSTDIFF_CACHE"]) / "canvas"  # workflows and pictures stay from one start to the next
     place_pack(base)
     comfyui = comfyui_path()
-    ours = ["--base-directory", str(base), "--auto-launch", *device_flags(flags)]
+    ours = ["--base-directory", str(base), "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
+    ours += ["--auto-launch", *device_flags(flags)]
     sys.argv = [str(comfyui / "main.py"), *ours, *flags]
     sys.path[0] = str(comfyui)
     runpy.run_path(sys.argv[0], run_name="__main__")

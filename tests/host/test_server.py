@@ -1,5 +1,8 @@
 """The pack in a real server, over HTTP and the websocket."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,21 @@ def test_a_run_saves_its_picture_outside_the_comfyui_tree(server):
     run = server.run({"1": image, "2": save})
     (saved,) = run.images()["2"]
     assert server.fetch(saved).getpixel((0, 0)) == (0, 0, 255)
+    assert files_and_times(pack.comfyui_path()) == before
+
+
+def test_serve_opens_the_canvas_with_the_pack_and_keeps_its_files_in_the_cache_folder(tmp_path):
+    before, cache = files_and_times(pack.comfyui_path()), tmp_path / "a cache"
+    line = [sys.executable, str(pack.ROOT / "dev.py"), "serve", "--cpu", "--disable-auto-launch", "--port"]
+    served = host.Server(f"http://127.0.0.1:{(port := host.free_port())}", tmp_path / "log")
+    with open(served.log, "wb") as log:
+        process = subprocess.Popen([*line, str(port)], stderr=log, env={**os.environ, "POSTDIFF_CACHE": str(cache)})
+    try:
+        host.wait_until_ready(process, served)
+        assert set(served.get("/object_info")) >= NODES
+    finally:
+        host.stop(process)
+    assert (cache / "canvas" / "user" / "comfyui.db").is_file()
     assert files_and_times(pack.comfyui_path()) == before
 
 
