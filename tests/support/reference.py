@@ -31,6 +31,7 @@ class Techniques:
 
     low_res_scale: float = 1.0
     low_res_until: float = 0.0
+    upscale_method: str = "bilinear"
     interval: int = 1
     depth: int = 1
     deep_start: float = 0.0
@@ -122,6 +123,7 @@ class _Run:
             low = self.low_resolution(picture)
             _, x0 = self.denoise(low, seed, range(self.switch))
             x0 = self.base.latent_format.process_out(x0)
+            assert self.techniques.upscale_method == "bilinear"
             picture = F.interpolate(x0, size=picture.shape[-2:], mode="bilinear", align_corners=False)
             seed += 1
         result, _ = self.denoise(picture, seed, range(self.switch, self.total))

@@ -1,0 +1,72 @@
+"""Section 2.5, cross-attention cache: against the reference in plain torch."""
+
+import pytest
+
+import tiny_models
+from compare import assert_like_reference, inputs_with_prompts
+from reference import Techniques
+
+MODES = ["cond", "average", "uncond", "cfg"]
+
+
+@pytest.mark.parametrize(("batch", "negative_tokens"), [(1, 7), (2, 5)])
+@pytest.mark.parametrize("build", tiny_models.MODELS.values(), ids=tiny_models.MODELS)
+def test_both_rows_reuse_their_own_while_guidance_runs(build, batch, negative_tokens):
+    inputs = inputs_with_prompts(build(), batch=batch, negative_tokens=negative_tokens)
+    assert_like_reference(Techniques(cross_attn_start=0.4, mode="uncond"), inputs)
+
+
+@pytest.mark.parametrize("negative_tokens", [7, 14, 5])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("build", [tiny_models.sd15, tiny_models.pixart_alpha])
+def test_the_mode_decides_what_the_remaining_row_reuses(build, mode, negative_tokens):
+    inputs = inputs_with_prompts(build(), negative_tokens=negative_tokens)
+    assert_like_reference(Techniques(cross_attn_start=0.4, cutoff_start=0.4, mode=mode), inputs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("build", [tiny_models.sd2, tiny_models.pixart_sigma])
+def test_the_mode_acts_from_the_cut_off_on_and_on_batches(build, mode):
+    inputs = inputs_with_prompts(build(), batch=2)
+    assert_like_reference(Techniques(cross_attn_start=0.3, cutoff_start=0.6, mode=mode), inputs)
+
+
+def test_cfg_mode_weighs_by_the_guidance_of_the_run():
+    inputs = inputs_with_prompts(tiny_models.sd15(), cfg=2.5)
+    assert_like_reference(Techniques(cross_attn_start=0.5, cutoff_start=0.5, mode="cfg"), inputs)
+
+
+@pytest.mark.parametrize("build", [tiny_models.sd15, tiny_models.pixart_alpha])
+def test_from_the_first_step_on_each_layer_is_computed_once(build):
+    assert_like_reference(Techniques(cross_attn_start=0.0), inputs_with_prompts(build()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("build", [tiny_models.sd15, tiny_models.sdxl, tiny_models.pixart_alpha])
+def test_outputs_recorded_at_low_resolution_serve_after_the_switch(build, mode):
+    """c comes before L: what is reused at full size was stored at half size, and is resized on its token grid."""
+    assert_like_reference(
+        Techniques(low_res_scale=0.5, low_res_until=0.5, cross_attn_start=0.3, cutoff_start=0.6, mode=mode),
+        inputs_with_prompts(build()),
+    )
+
+
+@pytest.mark.parametrize("build", [tiny_models.sd15, tiny_models.pixart_sigma])
+def test_reuse_that_starts_at_the_switch_takes_the_low_resolution_outputs(build):
+    assert_like_reference(
+        Techniques(low_res_scale=0.5, low_res_until=0.5, cross_attn_start=0.5), inputs_with_prompts(build(), batch=2)
+    )
+
+
+def test_outputs_are_resized_on_the_grid_of_pictures_that_are_not_square():
+    model = tiny_models.sd15()
+    assert_like_reference(
+        Techniques(low_res_scale=0.5, low_res_until=0.5, cross_attn_start=0.4, cutoff_start=0.4),
+        inputs_with_prompts(model, latent_image=tiny_models.latent(model, 32, 48)),
+    )
+
+
+def test_a_layer_that_the_deep_cache_skipped_keeps_its_older_output():
+    """Interval 3 at c = 5: the deep layers were last computed in step 3, the shallow ones in step 4."""
+    inputs = inputs_with_prompts(tiny_models.sd15(), steps=10, scheduler="sgm_uniform")
+    assert_like_reference(Techniques(interval=3, depth=2, cross_attn_start=0.5), inputs)

@@ -1,0 +1,46 @@
+"""Section 2.5, deep cache: against the reference in plain torch."""
+
+import pytest
+
+import tiny_models
+from compare import assert_like_reference, inputs_with_prompts
+from reference import Techniques
+
+
+@pytest.mark.parametrize(("batch", "negative_tokens"), [(1, 7), (2, 7), (2, 5)])
+@pytest.mark.parametrize("build", tiny_models.UNETS.values(), ids=tiny_models.UNETS)
+def test_the_paper_setting_equals_the_reference(build, batch, negative_tokens):
+    model = build()
+    assert_like_reference(
+        Techniques(interval=2, depth=2), inputs_with_prompts(model, batch=batch, negative_tokens=negative_tokens)
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4, 7, 10, 11])
+def test_depths_from_first_to_last_equal_the_reference(depth):
+    assert_like_reference(Techniques(interval=2, depth=depth), inputs_with_prompts(tiny_models.sd15()))
+
+
+@pytest.mark.parametrize("depth", [1, 3, 8])
+def test_depths_of_sdxl_equal_the_reference(depth):
+    assert_like_reference(Techniques(interval=3, depth=depth), inputs_with_prompts(tiny_models.sdxl(), steps=5))
+
+
+@pytest.mark.parametrize("interval", [3, 20])
+def test_other_intervals_equal_the_reference(interval):
+    assert_like_reference(Techniques(interval=interval, depth=3), inputs_with_prompts(tiny_models.sd15()))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.3, 1.0), (0.3, 0.7)])
+def test_reuse_keeps_to_its_window(start, end):
+    assert_like_reference(
+        Techniques(interval=3, depth=2, deep_start=start, deep_end=end),
+        inputs_with_prompts(tiny_models.sd15(), steps=9),
+    )
+
+
+def test_pictures_whose_sides_do_not_halve_evenly_equal_the_reference():
+    model = tiny_models.sd15()
+    assert_like_reference(
+        Techniques(interval=2, depth=4), inputs_with_prompts(model, latent_image=tiny_models.latent(model, 24, 15))
+    )
