@@ -1,0 +1,70 @@
+"""Nodes for the browser tests: a tiny random model of tests/support, as slow as a test needs it."""
+
+import importlib.util
+import time
+from pathlib import Path
+
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import ComfyExtension, io
+
+SUPPORT = Path(__file__).resolve().parents[3] / "support"
+FAMILIES = ["sd15", "sdxl", "pixart_alpha"]
+
+
+def tiny_models():
+    spec = importlib.util.spec_from_file_location("postdiff_tiny_models", SUPPORT / "tiny_models.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def slowed(model, seconds, fail_at):
+    """The model, waiting before each evaluation; the evaluation numbered `fail_at` raises (none if negative)."""
+    evaluations = 0
+
+    def predict_noise(executor, *args, **kwargs):
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations == fail_at + 1:
+            raise RuntimeError("This evaluation fails, as the test asked.")
+        time.sleep(seconds)
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "postdiff_test", predict_noise)
+    return model
+
+
+class TinyModel(io.ComfyNode):
+    """A random model, a prompt for it and an empty latent."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PostDiffTestModel",
+            display_name="Tiny random model",
+            category="PostDiff/tests",
+            inputs=[
+                io.Combo.Input("family", options=FAMILIES),
+                io.Float.Input("seconds_per_step", default=0.0, min=0.0, max=10.0, step=0.01),
+                io.Int.Input("fail_at", default=-1, min=-1, max=100),
+                io.Int.Input("fresh", default=0, min=0, max=2**31, tooltip="Another number makes the graph run again."),
+            ],
+            outputs=[io.Model.Output(), io.Conditioning.Output(), io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, family, seconds_per_step, fail_at, fresh):
+        tiny = tiny_models()
+        model = getattr(tiny, family)()
+        return io.NodeOutput(
+            slowed(model, seconds_per_step, fail_at), tiny.conditioning(model), tiny.latent(model)
+        )
+
+
+class TestModels(ComfyExtension):
+    async def get_node_list(self):
+        return [TinyModel]
+
+
+async def comfy_entrypoint():
+    return TestModels()

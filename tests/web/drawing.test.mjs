@@ -1,0 +1,68 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { drawTimeline, inWords, legend, resultLine } from "../../web/drawing.mjs";
+import { LANES } from "../../web/estimate.mjs";
+import { plan, stepAtUniformTimesteps } from "../../web/plan.mjs";
+
+const ALL = LANES.PostDiffKSampler;
+const settings = {
+  mixed_resolution: { low_res_scale: 0.5, low_res_until: 0.5 },
+  deep_cache: { interval: 2, start_percent: 0, end_percent: 1 },
+  cross_attn_cache: { start_percent: 0.75 },
+  cfg_cutoff: { start_percent: 0.75 },
+};
+const { steps } = plan(settings, 20, (p) => stepAtUniformTimesteps(20, p));
+const draw = (techniques, step = null) => drawTimeline({ steps, scale: 0.5, techniques, label: 'a "label" <&>', step });
+const count = (text, pattern) => (text.match(pattern) ?? []).length;
+
+test("there is one element per step, with what the step does", () => {
+  const svg = draw(ALL);
+  assert.equal(count(svg, /data-step=/g), 20);
+  assert.match(svg, /data-step="0" data-stage="low" data-deep="refresh" data-xattn="compute" data-cfg="on"/);
+  assert.match(svg, /data-step="19" data-stage="full" data-deep="reuse" data-xattn="reuse" data-cfg="off"/);
+});
+
+test("a line marks where guidance stops, and only where it is shown", () => {
+  assert.match(draw(ALL), /class="stop" x1="75.0000%"/);
+  assert.equal(count(draw(["deep_cache"]), /class="stop"/g), 0);
+});
+
+test("a patch draws its own lane only", () => {
+  assert.equal(count(draw(["cross_attn_cache"]), /<rect class="(full|reused|guided)"/g), 0);
+  assert.equal(count(draw(["cross_attn_cache"]), /class="xattn"/g), 15);
+  assert.equal(count(draw(["cross_attn_cache"]), /class="xattn-reused"/g), 5);
+});
+
+test("only a running step is marked", () => {
+  assert.equal(count(draw(ALL), /class="now"/g), 0);
+  assert.match(draw(ALL, 4), /class="now" x="20.0000%" width="5.0000%"/);
+  assert.match(draw(ALL, 4), /class="todo" x="25.0000%" width="75.0000%"/);
+});
+
+test("labels cannot break out of the picture", () => {
+  assert.match(draw(ALL), /aria-label="a &quot;label&quot; &lt;&amp;&gt;"/);
+});
+
+test("a plan reads as words", () => {
+  assert.equal(
+    inWords(steps, ALL, "Estimate"),
+    "Estimate of 20 steps. at low resolution: 1 to 10; deep features computed and kept: 1, 3, 5, 7, 9, 11, 13, 15, 17, 19; " +
+      "deep features reused: 2, 4, 6, 8, 10, 12, 14, 16, 18, 20; cross-attention reused: 16 to 20; without guidance: 16 to 20.",
+  );
+});
+
+test("the legend counts the steps of each kind and leaves out what does not occur", () => {
+  const words = (html) => html.replace(/<[^>]*>/g, "|").replace(/\|+/g, "|");
+  assert.equal(words(legend(steps, ALL)), "|full-res |10|low-res |10|deep reused |10|cross-attn |15|reused |5|guidance to |15|");
+  assert.equal(words(legend(steps, ["cfg_cutoff"])), "|guided |15|unguided |5|");
+  const stock = plan({}, 20, () => 0).steps;
+  assert.equal(words(legend(stock, ALL)), "|full-res |20|");
+});
+
+test("the result names seconds and work, and a speed-up only where the run can tell", () => {
+  const totals = { seconds: 3.216, speedup: 2.414, work_saved: 0.581 };
+  assert.equal(resultLine({ totals }), "3.22 s · 2.41× speed-up · −58 % work");
+  assert.equal(resultLine({ totals: { ...totals, speedup: null } }), "3.22 s · −58 % work");
+  assert.equal(resultLine({ totals: { seconds: 12, speedup: null, work_saved: null } }), "12.0 s");
+});

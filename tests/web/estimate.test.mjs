@@ -1,0 +1,167 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { WIDGETS, estimates } from "../../web/estimate.mjs";
+
+/** What graph.mjs would read, from a graph in the server's own form. */
+function graphOf(prompt) {
+  const graph = new Map();
+  for (const [id, { class_type: type, inputs }] of Object.entries(prompt)) {
+    const values = {};
+    const links = {};
+    for (const [name, value] of Object.entries(inputs)) {
+      if (Array.isArray(value)) links[name] = { id: value[0], slot: value[1], type: TYPES[name] ?? "*" };
+      else if (WIDGETS.has(name)) values[name] = value;
+    }
+    graph.set(id, { id, type, values, links, outputs: OUTPUTS[type] ?? [], node: id });
+  }
+  return graph;
+}
+
+const TYPES = { model: "MODEL", guider: "GUIDER", sigmas: "SIGMAS" };
+const LATENT = ["LATENT"];
+const OUTPUTS = {
+  KSampler: LATENT,
+  KSamplerAdvanced: LATENT,
+  SamplerCustomAdvanced: ["LATENT", "LATENT"],
+  MixedResolutionKSampler: ["LATENT", "MODEL"],
+  PostDiffKSampler: ["LATENT", "MODEL"],
+  BasicScheduler: ["SIGMAS"],
+  CFGGuider: ["GUIDER"],
+};
+
+const model = { class_type: "CheckpointLoaderSimple", inputs: {} };
+const sampler = (type, inputs) => ({ class_type: type, inputs: { steps: 20, cfg: 7, denoise: 1, sampler_name: "euler", ...inputs } });
+const cutoff = (from, start_percent = 0.75) => ({ class_type: "CFGCutoff", inputs: { model: [from, 0], start_percent } });
+const mixed = (from, low_res_scale = 0.5, low_res_until = 0.5) => ({
+  class_type: "MixedResolutionPatch",
+  inputs: { model: [from, 0], low_res_scale, low_res_until },
+});
+const deepCache = (from, inputs = {}) => ({
+  class_type: "DeepCachePatch",
+  inputs: { model: [from, 0], interval: 2, depth: 2, start_percent: 0, end_percent: 1, ...inputs },
+});
+
+const estimateOf = (prompt, id) => estimates(graphOf(prompt)).get(id);
+const firstOff = ({ steps }) => steps.findIndex((step) => step.cfg === "off");
+const low = ({ steps }) => steps.filter((step) => step.stage === "low").length;
+const reused = ({ steps }) => steps.filter((step) => step.deep === "reuse").length;
+
+test("a patch takes the steps of the sampler its links lead to", () => {
+  const prompt = { 1: model, 2: cutoff("1"), 3: { class_type: "LoraLoaderModelOnly", inputs: { model: ["2", 0] } } };
+  prompt[4] = sampler("KSampler", { model: ["3", 0], steps: 8 });
+  const estimate = estimateOf(prompt, "2");
+  assert.equal(estimate.steps.length, 8);
+  assert.equal(firstOff(estimate), 6);
+  assert.equal(estimate.sampler.id, "4");
+});
+
+test("a patch without a sampler is drawn for twenty steps and says so", () => {
+  const estimate = estimateOf({ 1: model, 2: cutoff("1") }, "2");
+  assert.equal(estimate.steps.length, 20);
+  assert.equal(estimate.sampler, null);
+});
+
+test("a sampler shows its own settings and those of the patches on its model", () => {
+  const prompt = { 1: model, 2: deepCache("1"), 3: cutoff("2") };
+  prompt[4] = sampler("MixedResolutionKSampler", { model: ["3", 0], low_res_scale: 0.5, low_res_until: 0.5 });
+  const estimate = estimateOf(prompt, "4");
+  assert.deepEqual([low(estimate), reused(estimate), firstOff(estimate)], [10, 10, 15]);
+  assert.equal(estimate.scale, 0.5);
+  assert.deepEqual(estimateOf(prompt, "2").steps, estimate.steps);
+});
+
+test("of the same patch twice, the one nearest the sampler holds", () => {
+  const prompt = { 1: model, 2: mixed("1", 0.5, 0.25), 3: mixed("2", 0.75, 0.75), 4: sampler("KSampler", { model: ["3", 0] }) };
+  const estimate = estimateOf(prompt, "2");
+  assert.equal(low(estimate), 15);
+  assert.equal(estimate.scale, 0.75);
+});
+
+test("a preset gives way to a patch before it and keeps its other techniques", () => {
+  const prompt = { 1: model, 2: cutoff("1", 0.5), 3: sampler("PostDiffKSampler", { model: ["2", 0], preset: "sd15" }) };
+  const estimate = estimateOf(prompt, "3");
+  assert.deepEqual([low(estimate), reused(estimate), firstOff(estimate)], [10, 10, 10]);
+});
+
+test("the preset off leaves the patches before it alone", () => {
+  const prompt = { 1: model, 2: cutoff("1"), 3: sampler("PostDiffKSampler", { model: ["2", 0], preset: "off" }) };
+  const estimate = estimateOf(prompt, "3");
+  assert.deepEqual([low(estimate), reused(estimate), firstOff(estimate)], [0, 0, 15]);
+});
+
+test("auto recognises the embedded model and guesses others, saying so", () => {
+  const known = { 1: { class_type: "PostDiffEmbeddedModel", inputs: {} } };
+  known[2] = sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto" });
+  assert.deepEqual(estimateOf(known, "2").notes, []);
+  assert.equal(reused(estimateOf(known, "2")), 10);
+
+  const unknown = estimateOf({ ...known, 1: model }, "2");
+  assert.deepEqual([low(unknown), reused(unknown), firstOff(unknown)], [4, 0, 15]);
+  assert.match(unknown.notes[0], /unknown model/);
+
+  const distilled = estimateOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto", steps: 8, cfg: 1 }) }, "2");
+  assert.deepEqual([low(distilled), reused(distilled), firstOff(distilled)], [4, 0, 4]);
+});
+
+test("a preset the page does not know waits for the run", () => {
+  const prompt = { 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "my own" }) };
+  assert.deepEqual(estimateOf(prompt, "2").steps, []);
+  assert.match(estimateOf(prompt, "2").problem, /"my own"/);
+});
+
+test("img2img runs the end of a longer schedule", () => {
+  const prompt = { 1: model, 2: cutoff("1"), 3: sampler("KSampler", { model: ["2", 0], steps: 20, denoise: 0.5 }) };
+  assert.equal(estimateOf(prompt, "2").steps.length, 20);
+  assert.equal(firstOff(estimateOf(prompt, "2")), 10); // 0.75 of the whole schedule is half of its second half
+});
+
+test("a slice of KSamplerAdvanced shows its own steps of the whole schedule", () => {
+  const slice = { start_at_step: 5, end_at_step: 10_000, denoise: undefined };
+  const prompt = { 1: model, 2: cutoff("1"), 3: sampler("KSamplerAdvanced", { model: ["2", 0], ...slice }) };
+  delete prompt[3].inputs.denoise;
+  assert.equal(estimateOf(prompt, "2").steps.length, 15);
+  assert.equal(firstOff(estimateOf(prompt, "2")), 10);
+});
+
+test("a custom sampler's steps are its scheduler's, through the guider", () => {
+  const prompt = { 1: model, 2: mixed("1"), 3: { class_type: "CFGGuider", inputs: { model: ["2", 0] } } };
+  prompt[4] = { class_type: "BasicScheduler", inputs: { model: ["2", 0], steps: 12, denoise: 1 } };
+  prompt[5] = { class_type: "SamplerCustomAdvanced", inputs: { guider: ["3", 0], sigmas: ["4", 0] } };
+  assert.equal(estimateOf(prompt, "2").steps.length, 12);
+  prompt[4] = { class_type: "ManualSigmas", inputs: { sigmas: "9,1,0" } };
+  assert.match(estimateOf(prompt, "2").problem, /run time/);
+});
+
+test("values that come through primitives are followed, computed ones wait for the run", () => {
+  const prompt = { 1: model, 2: cutoff("1"), 3: sampler("KSampler", { model: ["2", 0], steps: ["5", 0] }) };
+  prompt[5] = { class_type: "PrimitiveInt", inputs: { value: 33 } };
+  assert.equal(estimateOf(prompt, "2").steps.length, 33);
+  prompt[5] = { class_type: "ComputesSteps", inputs: {} };
+  assert.match(estimateOf(prompt, "2").problem, /steps comes through a link/);
+});
+
+test("an empty deep cache window is named", () => {
+  const prompt = { 1: model, 2: deepCache("1", { start_percent: 0.6, end_percent: 0.6 }), 3: sampler("KSampler", { model: ["2", 0] }) };
+  assert.match(estimateOf(prompt, "2").problem, /window is empty/);
+});
+
+test("a model that comes out of one of our samplers still carries its techniques", () => {
+  const prompt = { 1: model, 2: sampler("MixedResolutionKSampler", { model: ["1", 0], low_res_scale: 0.5, low_res_until: 0.5 }) };
+  prompt[3] = cutoff("2");
+  prompt[3].inputs.model = ["2", 1];
+  prompt[4] = sampler("KSampler", { model: ["3", 0], steps: 10 });
+  assert.equal(low(estimateOf(prompt, "3")), 5);
+  assert.equal(estimateOf(prompt, "2").steps.length, 20);
+});
+
+test("a ring of links does not hang", () => {
+  const prompt = { 1: cutoff("2"), 2: cutoff("1"), 3: sampler("KSampler", { model: ["2", 0] }) };
+  assert.equal(estimateOf(prompt, "1").steps.length, 20);
+});
+
+test("one of our samplers shows its own steps before a model is connected", () => {
+  const prompt = { 1: sampler("MixedResolutionKSampler", { steps: 8, low_res_scale: 0.5, low_res_until: 0.5 }) };
+  assert.equal(estimateOf(prompt, "1").steps.length, 8);
+  assert.equal(low(estimateOf(prompt, "1")), 4);
+});

@@ -1,0 +1,313 @@
+"""The step timeline in the real canvas, in both render modes, against what postdiff_core plans."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+from browser import Canvas, Complaints, Prompt
+from playwright.sync_api import BrowserContext, expect
+from postdiff.postdiff_core import presets
+from postdiff.postdiff_core.schedule import (
+    CFGCutoff,
+    CrossAttnCache,
+    DeepCache,
+    MixedResolution,
+    Settings,
+    plan,
+    step_at_uniform_timesteps,
+)
+
+from host import Server
+
+fresh = itertools.count(1)
+SAMPLER = "5"
+
+
+def planned(total: int, *techniques: Any) -> list[dict[str, str]]:
+    """The steps that postdiff_core plans under uniform timesteps."""
+    names = {MixedResolution: "mixed_resolution", DeepCache: "deep_cache", CrossAttnCache: "cross_attn_cache"}
+    settings = Settings(**{names.get(type(each), "cfg_cutoff"): each for each in techniques})
+    return documents(settings, total)
+
+
+def documents(settings: Settings, total: int) -> list[dict[str, str]]:
+    laid_out = plan(settings, total, lambda fraction: step_at_uniform_timesteps(total, fraction))
+    return [step.document() for step in laid_out.steps]
+
+
+def graph(sampler: str = "MixedResolutionKSampler", *, seconds: float = 0.0, fail_at: int = -1, **inputs: Any) -> Prompt:
+    """Model -> deep cache -> cross-attention cache -> cut-off -> a sampler."""
+    of_sampler = {
+        "MixedResolutionKSampler": {"low_res_scale": 0.5, "low_res_until": 0.5, "upscale_method": "bilinear"},
+        "PostDiffKSampler": {"preset": "off"},
+    }
+    sampling = {"seed": 1, "steps": 8, "cfg": 5.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
+    sampling |= {"positive": ["1", 1], "negative": ["1", 1], "latent_image": ["1", 2]}
+    model = {"family": "sd15", "seconds_per_step": seconds, "fail_at": fail_at, "fresh": next(fresh)}
+    deep = {"model": ["1", 0], "interval": 2, "depth": 2, "start_percent": 0.0, "end_percent": 1.0}
+    return {
+        "1": {"class_type": "PostDiffTestModel", "inputs": model},
+        "2": {"class_type": "DeepCachePatch", "inputs": deep},
+        "3": {"class_type": "CrossAttnCachePatch", "inputs": {"model": ["2", 0], "start_percent": 0.625, "mode": "cond"}},
+        "4": {"class_type": "CFGCutoff", "inputs": {"model": ["3", 0], "start_percent": 0.75}},
+        SAMPLER: {"class_type": sampler, "inputs": {"model": ["4", 0], **sampling, **of_sampler.get(sampler, {}), **inputs}},
+        "6": {"class_type": "PreviewAny", "inputs": {"source": [SAMPLER, 0]}},
+    }
+
+
+PATCHES = (DeepCache(2, 2), CrossAttnCache(0.625), CFGCutoff(0.75))
+WHOLE_PLAN = planned(8, MixedResolution(0.5, 0.5), *PATCHES)
+
+
+def test_a_sampler_and_the_patches_before_it_show_the_planned_steps(canvas: Canvas) -> None:
+    canvas.load(graph())
+    for node in (SAMPLER, "2", "3", "4"):
+        canvas.wait_for_steps(node, WHOLE_PLAN)
+        expect(canvas.status(node)).to_contain_text("estimate")
+    canvas.load(graph("PostDiffKSampler", preset="sdxl", steps=20, model=["1", 0]))
+    canvas.wait_for_steps(SAMPLER, documents(presets.PRESETS["sdxl"], 20))
+
+
+def test_every_preset_of_the_node_is_drawn_as_python_plans_it(canvas: Canvas) -> None:
+    canvas.load(graph("PostDiffKSampler", steps=20, model=["1", 0]))
+    for name, settings in presets.PRESETS.items():
+        canvas.set(SAMPLER, preset=name)
+        canvas.wait_for_steps(SAMPLER, documents(settings, 20))
+
+
+def test_the_picture_has_a_text_alternative(canvas: Canvas) -> None:
+    canvas.load(graph())
+    label = canvas.element(SAMPLER, "svg[role=img]").get_attribute("aria-label")
+    assert label is not None and "low resolution: 1 to 4" in label and "without guidance: 7 to 8" in label
+
+
+def test_a_value_changed_by_hand_is_followed_and_undone_and_redone(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps("2", WHOLE_PLAN)
+    more = planned(8, MixedResolution(0.5, 0.5), DeepCache(3, 2), *PATCHES[1:])
+    canvas.increase("2", "interval")
+    canvas.wait_for_steps("2", more)
+    canvas.click_empty_place()  # Nodes 2.0 records an undo step only then
+    canvas.command("Comfy.Undo")
+    canvas.wait_for_steps("2", WHOLE_PLAN)
+    assert canvas.is_shown("2"), "the living element must be the one on the page"
+    canvas.command("Comfy.Redo")
+    canvas.wait_for_steps("2", more)
+    assert canvas.is_shown("2")
+
+
+def test_a_value_set_by_another_extension_is_followed(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.js("() => { app.rootGraph.getNodeById(5).widgets.find((w) => w.name === 'steps').value = 12; }")
+    canvas.wait_for_steps("4", planned(12, MixedResolution(0.5, 0.5), *PATCHES))
+
+
+@pytest.mark.parametrize("primitive", ["PrimitiveInt", "PrimitiveNode"])
+def test_steps_that_come_through_a_link_are_followed(canvas: Canvas, primitive: str) -> None:
+    canvas.load(graph())
+    canvas.js(
+        """(type) => {
+            const primitive = LiteGraph.createNode(type), sampler = app.rootGraph.getNodeById(5);
+            app.rootGraph.add(primitive);
+            const input = sampler.inputs.findIndex((each) => each.widget?.name === "steps");
+            primitive.connect(0, sampler, input);
+            primitive.widgets[0].value = 14;
+            primitive.widgets[0].callback?.(14);
+        }""",
+        primitive,
+    )
+    for node in (SAMPLER, "2"):
+        canvas.wait_for_steps(node, planned(14, MixedResolution(0.5, 0.5), *PATCHES))
+    assert canvas.prompt()[SAMPLER]["inputs"]["steps"] in (14, [canvas.last_node(), 0])
+
+
+def test_a_link_taken_away_takes_the_patch_out_of_the_plan(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    canvas.js("() => app.rootGraph.getNodeById(5).disconnectInput(0)")
+    canvas.wait_for_steps(SAMPLER, planned(8, MixedResolution(0.5, 0.5)))
+    expect(canvas.status("4")).to_contain_text("no sampler yet")
+    canvas.wait_for_steps("4", planned(20, CFGCutoff(0.75)))
+
+
+def test_a_bypassed_patch_leaves_the_plan_and_says_so(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    canvas.js("() => { app.rootGraph.getNodeById(2).mode = 4; }")
+    canvas.wait_for_steps(SAMPLER, planned(8, MixedResolution(0.5, 0.5), *PATCHES[1:]))
+    expect(canvas.status("2")).to_contain_text("Bypassed")
+
+
+def test_a_copy_has_a_timeline_of_its_own(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps("2", WHOLE_PLAN)
+    canvas.js("() => { app.canvas.selectItems([app.rootGraph.getNodeById(2)]); app.canvas.copyToClipboard(); }")
+    canvas.js("() => app.canvas.pasteFromClipboard()")
+    copy = canvas.last_node()
+    canvas.wait_for_steps(copy, planned(20, DeepCache(2, 2)))
+    canvas.set(copy, interval=5)
+    canvas.wait_for_steps(copy, planned(20, DeepCache(5, 2)))
+    canvas.wait_for_steps("2", WHOLE_PLAN)
+
+
+def test_it_works_inside_a_subgraph_before_and_during_a_run(canvas: Canvas) -> None:
+    canvas.load(graph(seconds=0.05))
+    subgraph = canvas.into_subgraph("2", "3", "4")
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    inner = [f"{subgraph}:{node}" for node in ("2", "3", "4")]
+    for node in inner:
+        canvas.wait_for_steps(node, WHOLE_PLAN)
+    assert canvas.run() == "success"
+    for node in (SAMPLER, *inner):
+        canvas.wait_for_state(node, "measured")
+
+
+def test_an_unchanged_graph_holds_nothing_of_the_timeline(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps("2", WHOLE_PLAN)
+    assert canvas.prompt()["2"]["inputs"].keys() == {"model", "interval", "depth", "start_percent", "end_percent"}
+    node = next(each for each in canvas.workflow()["nodes"] if str(each["id"]) == "2")
+    assert node["widgets_values"] == [2, 2, 0, 1]
+
+
+def test_a_run_marks_its_steps_and_ends_with_its_report(canvas: Canvas) -> None:
+    canvas.load(graph(seconds=0.15))
+    canvas.collect_marks("4")
+    assert canvas.run() == "success"
+    marked = canvas.collected_marks()
+    assert marked == sorted(marked) and len(marked) >= 6, marked
+    for node in (SAMPLER, "2", "3", "4"):
+        canvas.wait_for_state(node, "measured")
+        expect(canvas.element(node, ".now")).to_have_count(0)
+    expect(canvas.status("4")).to_have_text(re.compile(r"^[\d.]+ s · [\d.]+× speed-up · −\d+ % work$"))
+    assert canvas.steps("4") == WHOLE_PLAN
+    canvas.set(SAMPLER, steps=9)
+    expect(canvas.status("4")).to_contain_text("estimate")
+
+
+def test_a_run_shows_its_own_plan_where_the_estimate_was_off(canvas: Canvas) -> None:
+    canvas.load(graph(scheduler="karras", steps=12))
+    estimate = planned(12, MixedResolution(0.5, 0.5), *PATCHES)
+    canvas.wait_for_steps(SAMPLER, estimate)
+    assert canvas.run() == "success"
+    canvas.wait_for_state(SAMPLER, "measured")
+    shown = canvas.steps(SAMPLER)
+    assert len(shown) == 12 and shown != estimate
+
+
+def test_a_run_belongs_to_the_workflow_it_began_in(canvas: Canvas) -> None:
+    prompt = graph(seconds=0.3)
+    canvas.load(prompt)
+    canvas.listen_for_end()
+    canvas.queue()
+    expect(canvas.element(SAMPLER, ".now")).to_have_count(1, timeout=20_000)
+    canvas.load(prompt)
+    assert canvas.wait_for_end() == "success"
+    canvas.wait_for_state(SAMPLER, "estimate")
+    canvas.command("Workspace.PreviousOpenedWorkflow")
+    canvas.wait_for_state(SAMPLER, "measured")
+
+
+def test_notes_of_a_run_are_shown(canvas: Canvas) -> None:
+    canvas.load(graph(steps=2))
+    assert canvas.run() == "success"
+    expect(canvas.notes(SAMPLER)).to_contain_text("fewer than 3")
+
+
+def test_an_interrupt_clears_the_mark(canvas: Canvas) -> None:
+    canvas.load(graph(seconds=0.5))
+    canvas.listen_for_end()
+    canvas.queue()
+    expect(canvas.element("4", ".now")).to_have_count(1, timeout=20_000)
+    canvas.js("() => app.api.interrupt()")
+    assert canvas.wait_for_end() == "interrupted"
+    expect(canvas.element("4", ".now")).to_have_count(0)
+    expect(canvas.status("4")).to_contain_text("estimate")
+
+
+def test_an_error_clears_the_mark(canvas: Canvas) -> None:
+    canvas.load(graph(seconds=0.2, fail_at=3))
+    assert canvas.run() == "error"
+    expect(canvas.element("4", ".now")).to_have_count(0)
+    expect(canvas.status("4")).to_contain_text("estimate")
+    canvas.page.keyboard.press("Escape")  # the host's error dialog
+
+
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_colours_stand_out_in_both_themes(canvas: Canvas, palette: str) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    try:
+        canvas.js("name => app.extensionManager.setting.set('Comfy.ColorPalette', name)", palette)
+        canvas.page.wait_for_timeout(300)
+        for part in ("rect.full", "rect.xattn", "rect.guided"):
+            assert canvas.contrast(SAMPLER, part) >= 3, (palette, part)  # WCAG 2.2, 1.4.11
+        for part in (".status span", ".legend span"):
+            assert canvas.contrast(SAMPLER, part, "color") >= 4.5, (palette, part)
+    finally:
+        canvas.js("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+
+
+@pytest.mark.parametrize("zoom", [0.4, 1.0, 2.0])
+def test_the_timeline_stays_inside_its_node_at_every_zoom(canvas: Canvas, zoom: float) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    canvas.show(SAMPLER, zoom)
+    node, picture, legend = canvas.node_box(SAMPLER), canvas.box(SAMPLER), canvas.box(SAMPLER, ".legend")
+    for inner in (picture, legend):
+        assert node["left"] <= inner["left"] and inner["right"] <= node["right"] + 1
+        assert node["top"] <= inner["top"] and inner["bottom"] <= node["bottom"] + 1
+    assert legend["bottom"] <= picture["bottom"]
+    assert picture["right"] - picture["left"] > 0.8 * (node["right"] - node["left"])
+
+
+def test_the_wheel_over_a_timeline_zooms_the_canvas(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.show(SAMPLER, 1.0)
+    box = canvas.box(SAMPLER)
+    canvas.page.mouse.move((box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2)
+    canvas.page.mouse.wheel(0, -100)
+    canvas.wait_until("() => app.canvas.ds.scale > 1.01")
+
+
+def test_errors_of_the_pack_are_told_from_the_frontends_own(browser: BrowserContext, server: Server) -> None:
+    page = browser.new_page()
+    try:
+        complaints = Complaints(page, server.url)
+        page.route("**/extensions/postdiff/timeline.js*", lambda route: route.fulfill(content_type="text/javascript", body=BROKEN))
+        page.goto(server.url, wait_until="domcontentloaded")
+        page.wait_for_function("() => window.app?.isGraphReady", timeout=60_000)
+        page.wait_for_timeout(500)
+        found = "\n".join(complaints.own)
+        assert all(mark in found for mark in ("thrown in setup", "thrown late", "logged"))
+    finally:
+        page.close()
+
+
+BROKEN = """
+import { app } from "../../scripts/app.js";
+console.error("logged");
+setTimeout(() => { throw new Error("thrown late"); }, 0);
+app.registerExtension({ name: "PostDiff.broken", setup() { throw new Error("thrown in setup"); } });
+"""
+
+
+def test_a_second_tab_is_not_disturbed(browser: BrowserContext, server: Server) -> None:
+    here, there = (Canvas.open(browser, server, nodes_2=False) for _ in range(2))
+    prompt = graph(seconds=0.05)
+    for canvas in (here, there):
+        canvas.load(prompt)
+        canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    there.collect_marks(SAMPLER)
+    here.page.bring_to_front()
+    assert here.run() == "success"
+    here.wait_for_state(SAMPLER, "measured")
+    there.page.bring_to_front()
+    there.wait_for_state(SAMPLER, "estimate")
+    assert there.collected_marks() == []
+    assert here.complaints.all() == there.complaints.all() == []
+    for canvas in (here, there):
+        canvas.page.close()

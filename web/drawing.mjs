@@ -1,0 +1,180 @@
+/** A plan as a picture (SVG) and as words. Pure text in, text out; timeline.css gives the colours. */
+
+const LOWEST_BAR = 0.3; // of a full bar: a quarter-resolution step must stay visible
+
+/** From top to bottom: [the techniques a lane stands for, its height in px]. */
+const LANES = {
+  bars: { techniques: ["mixed_resolution", "deep_cache"], height: 32 },
+  xattn: { techniques: ["cross_attn_cache"], height: 7 },
+  guidance: { techniques: ["cfg_cutoff"], height: 7 },
+};
+const LANE_GAP = 4;
+
+const percent = (share) => `${(100 * share).toFixed(4)}%`;
+
+/**
+ * The picture: one `g[data-step]` per step, the line where guidance stops, and, where `step` is a number, the marks of
+ * the running step and of those still to come.
+ */
+export function drawTimeline({ steps, scale, techniques, label, step = null }) {
+  const lanes = stack(techniques);
+  const shown = steps.map((each) => only(each, techniques));
+  const height = lanes.at(-1).bottom;
+  const cells = steps.map((each, i) => cell(each, shown[i], i, steps.length, scale, lanes)).join("");
+  const stop = techniques.includes("cfg_cutoff") ? guidanceStop(steps) : steps.length;
+  const marks = (stop < steps.length ? stopLine(stop / steps.length, height) : "") + runningMarks(step, steps.length, height);
+  return `<svg role="img" aria-label="${escape(label)}" height="${height}">${cells}${marks}</svg>`;
+}
+
+const stopLine = (at, height) => `<line class="stop" x1="${percent(at)}" x2="${percent(at)}" y1="0" y2="${height}"/>`;
+
+function runningMarks(step, total, height) {
+  if (step === null) return "";
+  const mark = (name, from, to) => `<rect class="${name}" x="${percent(from / total)}" width="${percent((to - from) / total)}" y="0" height="${height}"/>`;
+  return mark("todo", step + 1, total) + mark("now", step, step + 1);
+}
+
+function stack(techniques) {
+  let top = 0;
+  return Object.entries(LANES)
+    .filter(([, lane]) => lane.techniques.some((each) => techniques.includes(each)))
+    .map(([name, lane], _, all) => {
+      const height = all.length === 1 ? Math.max(lane.height, 16) : lane.height;
+      const bottom = top + height;
+      const placed = { name, top, height, bottom };
+      top = bottom + LANE_GAP;
+      return placed;
+    });
+}
+
+/** The step as if it did nothing but these techniques: a patch draws its own lane. */
+function only(step, techniques) {
+  return {
+    stage: techniques.includes("mixed_resolution") ? step.stage : "full",
+    deep: techniques.includes("deep_cache") ? step.deep : "off",
+    xattn: step.xattn,
+    cfg: step.cfg,
+  };
+}
+
+function cell(step, shown, index, total, scale, lanes) {
+  const shapes = lanes.map((lane) => SHAPES[lane.name](shown, lane, scale, (name, y, height) => bar(name, index, total, y, height)));
+  return (
+    `<g data-step="${index}" data-stage="${step.stage}" data-deep="${step.deep}" data-xattn="${step.xattn}" ` +
+    `data-cfg="${step.cfg}"><title>${escape(stepInWords(step, index))}</title>${shapes.join("")}</g>`
+  );
+}
+
+/** What each lane shows of a step. Every difference in tone is one in shape too. */
+const SHAPES = {
+  bars(step, lane, scale, bar) {
+    const height = step.stage === "low" ? lane.height * Math.max(LOWEST_BAR, Math.min(scale, 0.9)) : lane.height;
+    const top = lane.bottom - height;
+    if (step.deep !== "reuse") return bar("full", top, height);
+    const shallow = Math.max(3, height / 5);
+    return bar("reused", top, height - shallow) + bar("full", lane.bottom - shallow, shallow);
+  },
+  xattn(step, lane, _, bar) {
+    return bar({ off: "unused", compute: "xattn", reuse: "xattn-reused" }[step.xattn], lane.top, lane.height);
+  },
+  guidance(step, lane, _, bar) {
+    const row = (lane.height - 1) / 2;
+    const unconditional = bar(step.cfg === "on" ? "guided" : "unused", lane.top, row);
+    return unconditional + bar("guided", lane.bottom - row, row);
+  },
+};
+
+function bar(name, index, total, y, height) {
+  const gap = total > 150 ? 0 : total > 60 ? 0.5 : 1.5;
+  const x = `calc(${percent(index / total)} + ${gap / 2}px)`;
+  return `<rect class="${name}" style="x:${x};width:calc(${percent(1 / total)} - ${gap}px)" y="${y.toFixed(2)}" height="${height.toFixed(2)}"/>`;
+}
+
+const guidanceStop = (steps) => {
+  const stop = steps.findIndex((step) => step.cfg === "off");
+  return stop < 0 ? steps.length : stop;
+};
+const count = (steps, key, value) => steps.filter((step) => step[key] === value).length;
+
+function stepInWords(step, index) {
+  return [
+    `Step ${index + 1}: ${step.stage === "low" ? "low" : "full"} resolution`,
+    { refresh: "deep features computed and kept", reuse: "deep features reused" }[step.deep],
+    { compute: "cross-attention computed", reuse: "cross-attention reused" }[step.xattn],
+    step.cfg === "on" ? "guidance on" : "guidance off",
+  ]
+    .filter(Boolean)
+    .join(", ");
+}
+
+/** The whole picture in words, for those who cannot see it. */
+export function inWords(steps, techniques, kind) {
+  const ranges = (key, value) => rangesOf(steps, (step) => step[key] === value);
+  const words = {
+    mixed_resolution: [["at low resolution", ranges("stage", "low")]],
+    deep_cache: [
+      ["deep features computed and kept", ranges("deep", "refresh")],
+      ["deep features reused", ranges("deep", "reuse")],
+    ],
+    cross_attn_cache: [["cross-attention reused", ranges("xattn", "reuse")]],
+    cfg_cutoff: [["without guidance", ranges("cfg", "off")]],
+  };
+  const facts = techniques.flatMap((each) => words[each].map(([what, where]) => `${what}: ${where || "none"}`));
+  return `${kind} of ${steps.length} steps. ${facts.join("; ")}.`;
+}
+
+function rangesOf(steps, holds) {
+  const ranges = [];
+  steps.forEach((step, i) => {
+    if (!holds(step)) return;
+    if (ranges.at(-1)?.[1] === i) ranges.at(-1)[1] = i + 1;
+    else ranges.push([i + 1, i + 1]);
+  });
+  return ranges.map(([first, last]) => (first === last ? `${first}` : `${first} to ${last}`)).join(", ");
+}
+
+/** What a run took, in one line; the speed-up is against the run's own full-cost steps, absent if it had none. */
+export function resultLine({ totals }) {
+  const seconds = `${totals.seconds.toFixed(totals.seconds < 10 ? 2 : 1)} s`;
+  const speedup = totals.speedup == null ? null : `${totals.speedup.toFixed(2)}× speed-up`;
+  const saved = totals.work_saved == null ? null : `−${Math.round(100 * totals.work_saved)} % work`;
+  return [seconds, speedup, saved].filter(Boolean).join(" · ");
+}
+
+/** The key to the picture, with how many steps there are of each kind, as HTML. */
+export function legend(steps, techniques) {
+  const total = steps.length;
+  const low = count(steps, "stage", "low");
+  const deep = count(steps, "deep", "reuse");
+  const xattn = count(steps, "xattn", "reuse");
+  const stop = guidanceStop(steps);
+  const alone = techniques.length === 1;
+  const computed = count(steps, "xattn", "compute");
+  const keys = {
+    mixed_resolution: [
+      ["full", "full-res", total - low],
+      ["low", "low-res", low],
+    ],
+    deep_cache: [
+      ["full", "computed", alone ? total - deep : 0],
+      ["reused", "deep reused", deep],
+    ],
+    cross_attn_cache: [
+      ["xattn", "cross-attn", computed],
+      ["xattn-reused", "reused", xattn],
+    ],
+    cfg_cutoff: alone
+      ? [
+          ["guided", "guided", stop],
+          ["unguided", "unguided", total - stop],
+        ]
+      : [["stop", "guidance to", stop < total ? stop : 0]],
+  };
+  return techniques
+    .flatMap((each) => keys[each])
+    .filter(([, , number]) => number > 0)
+    .map(([name, label, number]) => `<span><i class="key ${name}"></i>${label} <b>${number}</b></span>`)
+    .join("");
+}
+
+const escape = (text) => text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);

@@ -1,0 +1,164 @@
+/**
+ * What each PostDiff node of a graph will do, before it runs. Works on what graph.mjs reads; touches neither canvas nor
+ * server. Exact under uniform timesteps; other schedulers move the steps a little, so the result is called an estimate.
+ */
+
+import { plan, stepAtUniformTimesteps } from "./plan.mjs";
+import { PRESETS, UNKNOWN_FAMILY } from "./presets.mjs";
+
+const TECHNIQUE = {
+  MixedResolutionKSampler: "mixed_resolution",
+  MixedResolutionPatch: "mixed_resolution",
+  DeepCachePatch: "deep_cache",
+  CrossAttnCachePatch: "cross_attn_cache",
+  CFGCutoff: "cfg_cutoff",
+};
+const SETTINGS = {
+  mixed_resolution: ["low_res_scale", "low_res_until"],
+  deep_cache: ["interval", "start_percent", "end_percent"],
+  cross_attn_cache: ["start_percent"],
+  cfg_cutoff: ["start_percent"],
+};
+const RUN = ["steps", "denoise", "start_at_step", "end_at_step", "preset", "cfg", "sampler_name"];
+
+const STEPS_WITHOUT_SAMPLER = 20;
+const MOST_STEPS_OF_A_DISTILLED_RUN = 10;
+const MOST_CFG_OF_A_DISTILLED_RUN = 1.5;
+
+/** The nodes that show a timeline, and the techniques each one shows. */
+export const LANES = {
+  MixedResolutionKSampler: Object.keys(SETTINGS),
+  PostDiffKSampler: Object.keys(SETTINGS),
+  MixedResolutionPatch: ["mixed_resolution"],
+  DeepCachePatch: ["deep_cache"],
+  CrossAttnCachePatch: ["cross_attn_cache"],
+  CFGCutoff: ["cfg_cutoff"],
+};
+
+/** The widgets an estimate depends on. */
+export const WIDGETS = new Set([...RUN, ...Object.values(SETTINGS).flat(), "value"]);
+
+/** A value that only the run knows. */
+class SetAtRunTime extends Error {}
+
+/**
+ * Map: execution id of each PostDiff node -> {steps, notes, scale, node, sampler, problem}.
+ * `sampler` is the node whose steps are shown, null if the links lead to none; `problem` says why there are no steps.
+ */
+export function estimates(graph) {
+  const found = new Map();
+  for (const sampler of graph.values()) {
+    if (!isSampler(sampler)) continue;
+    const path = upstream(graph, sampler);
+    const shown = [sampler, ...path].filter((each) => each.type in LANES && !found.has(each.id));
+    if (shown.length === 0) continue;
+    const estimate = attempt(() => planOfRun(graph, sampler, path));
+    for (const each of shown) found.set(each.id, { ...estimate, node: each.node, sampler });
+  }
+  for (const patch of graph.values()) {
+    if (!(patch.type in LANES) || found.has(patch.id)) continue;
+    const run = { total: STEPS_WITHOUT_SAMPLER, reached: (p) => stepAtUniformTimesteps(STEPS_WITHOUT_SAMPLER, p) };
+    const estimate = attempt(() => lay(techniques(graph, patch, {}, run), run));
+    found.set(patch.id, { ...estimate, node: patch.node, sampler: null });
+  }
+  return found;
+}
+
+function attempt(work) {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof SetAtRunTime) && !(error instanceof RangeError)) throw error;
+    return { steps: [], notes: [], problem: error.message };
+  }
+}
+
+function planOfRun(graph, sampler, path) {
+  const run = runOf(graph, sampler);
+  let settings = {};
+  for (const each of [...path].reverse()) settings = techniques(graph, each, settings, run, path.at(-1));
+  return lay(techniques(graph, sampler, settings, run, path.at(-1)), run);
+}
+
+function lay({ assumption, ...settings }, { total, reached }) {
+  const { steps, notes } = plan(settings, total, reached);
+  return { steps, notes: assumption ? [assumption, ...notes] : notes, scale: settings.mixed_resolution?.low_res_scale ?? 1 };
+}
+
+/** `settings` with what a node adds. The same patch twice: the later holds. A preset gives way to patches before it. */
+function techniques(graph, entry, settings, run, root) {
+  if (entry.type === "PostDiffKSampler") return { ...preset(graph, entry, run, root), ...settings };
+  const technique = TECHNIQUE[entry.type];
+  if (!technique) return settings;
+  const own = Object.fromEntries(SETTINGS[technique].map((name) => [name, valueOf(graph, entry, name)]));
+  return { ...settings, [technique]: own };
+}
+
+function preset(graph, entry, { total }, root) {
+  const name = valueOf(graph, entry, "preset");
+  if (name !== "auto") {
+    if (name in PRESETS) return PRESETS[name];
+    throw new SetAtRunTime(`The preset "${name}" is shown when the run starts.`);
+  }
+  if (root?.type === "PostDiffEmbeddedModel" && PRESETS.embedded) return PRESETS.embedded;
+  const fewSteps =
+    valueOf(graph, entry, "cfg") <= MOST_CFG_OF_A_DISTILLED_RUN && total <= MOST_STEPS_OF_A_DISTILLED_RUN;
+  const distilled = fewSteps || valueOf(graph, entry, "sampler_name") === "lcm";
+  const assumption = "auto: drawn for an unknown model; the run recognises yours.";
+  return distilled ? { ...PRESETS.lcm, assumption } : { ...UNKNOWN_FAMILY, assumption };
+}
+
+/** How many steps a sampler runs, and where a fraction of the whole schedule falls in them. */
+function runOf(graph, sampler) {
+  const source = sampler.links.sigmas ? graph.get(sampler.links.sigmas.id) : sampler;
+  if (!source || !hasInput(source, "steps")) throw new SetAtRunTime("The steps come from the sigmas at run time.");
+  const steps = valueOf(graph, source, "steps");
+  const denoise = hasInput(source, "denoise") ? valueOf(graph, source, "denoise") : 1;
+  let schedule = steps;
+  let first = 0;
+  let last = steps;
+  if (hasInput(source, "start_at_step")) {
+    first = Math.min(valueOf(graph, source, "start_at_step"), steps);
+    last = Math.min(valueOf(graph, source, "end_at_step"), steps);
+  } else if (denoise < 0.9999) {
+    schedule = denoise > 0 ? Math.trunc(steps / denoise) : steps;
+    first = denoise > 0 ? schedule - steps : schedule;
+    last = schedule;
+  }
+  const total = Math.max(0, last - first);
+  const reached = (p) => Math.min(total, Math.max(0, stepAtUniformTimesteps(schedule, p) - first));
+  return { total, reached };
+}
+
+const hasInput = (entry, name) => name in entry.values || name in entry.links;
+
+/** Ours count before a model is connected. */
+const isSampler = (entry) =>
+  entry.outputs.includes("LATENT") &&
+  (entry.type in LANES || (modelLink(entry) && (hasInput(entry, "steps") || "sigmas" in entry.links)));
+
+const modelLink = (entry) => Object.values(entry.links).find(({ type }) => type === "MODEL" || type === "GUIDER");
+
+/** The nodes a model comes through, nearest first; a guider counts as one of them. */
+function upstream(graph, entry) {
+  const path = [];
+  for (let link = modelLink(entry); link; link = modelLink(path.at(-1))) {
+    const source = graph.get(link.id);
+    if (!source || source === entry || path.includes(source)) break;
+    path.push(source);
+  }
+  return path;
+}
+
+/** A setting's value, through primitives; it throws where another node computes it. */
+function valueOf(graph, entry, name) {
+  const seen = new Set();
+  for (let at = entry, input = name; at && !seen.has(at); input = "value") {
+    seen.add(at);
+    const link = at.links[input];
+    if (!link && at.values[input] !== undefined) return at.values[input];
+    at = link && graph.get(link.id);
+    if (!at?.type.startsWith("Primitive")) break;
+  }
+  throw new SetAtRunTime(`${name} comes through a link: shown when the run starts.`);
+}

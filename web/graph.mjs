@@ -1,0 +1,102 @@
+/**
+ * The graph on the canvas as the server will see it: subgraphs flattened, links followed through reroutes, bypassed
+ * nodes and subgraph borders, primitives replaced by their values. Asking the frontend for its prompt would do the same,
+ * but calls every node's serialisers, some of which upload files.
+ *
+ * readGraph(rootGraph) -> Map: execution id ("7", in a subgraph "4:7") ->
+ *   { id, type, title, node, outputs: [type], values: {input: value}, links: {input: {id, slot, type}} }
+ */
+
+const MUTED = 2;
+const BYPASSED = 4;
+const SUBGRAPH_INPUTS = -10; // the id litegraph gives to the inner end of a subgraph's inputs
+
+export function readGraph(rootGraph, widgetNames) {
+  const graph = new Map();
+  for (const place of places(rootGraph, [])) {
+    const { node } = place;
+    if (node.isVirtualNode || node.subgraph || node.mode === MUTED || node.mode === BYPASSED) continue;
+    graph.set(executionId(place), describe(place, widgetNames));
+  }
+  return graph;
+}
+
+/** A place is a node and the subgraph nodes it lies in, outermost first: one subgraph may be used in several. */
+function* places(graph, hosts) {
+  for (const node of graph?.nodes ?? []) {
+    yield { node, hosts };
+    const active = node.mode !== MUTED && node.mode !== BYPASSED;
+    if (node.subgraph && active && !hosts.includes(node)) yield* places(node.subgraph, [...hosts, node]);
+  }
+}
+
+const executionId = ({ node, hosts }) => [...hosts, node].map((each) => each.id).join(":");
+
+function describe(place, widgetNames) {
+  const { node } = place;
+  const values = {};
+  for (const widget of node.widgets ?? []) if (widgetNames.has(widget.name)) values[widget.name] = widget.value;
+  const links = {};
+  for (const [slot, input] of (node.inputs ?? []).entries()) {
+    if (input.link == null) continue;
+    const source = sourceOfInput(place, slot, input.type, new Set());
+    if (!source) continue;
+    if ("value" in source) values[input.name] = source.value;
+    else links[input.name] = { ...source, type: input.type };
+  }
+  return {
+    id: executionId(place),
+    type: node.comfyClass ?? node.type,
+    title: node.title,
+    node,
+    outputs: (node.outputs ?? []).map((output) => output.type),
+    values,
+    links,
+  };
+}
+
+/** Where an input's value comes from: {id, slot} of an executed node, {value} of a widget, or null. */
+function sourceOfInput(place, slot, type, seen) {
+  const { node, hosts } = place;
+  const mark = `${executionId(place)} ${slot}`;
+  const link = node.graph?.getLink(node.inputs?.[slot]?.link);
+  if (!link || seen.has(mark)) return null;
+  seen.add(mark);
+  if (Number(link.origin_id) === SUBGRAPH_INPUTS) return sourceOutside(hosts, link.origin_slot, type, seen);
+  const origin = node.graph.getNodeById(link.origin_id);
+  return origin ? sourceOfOutput({ node: origin, hosts }, link.origin_slot, type, seen) : null;
+}
+
+function sourceOutside(hosts, slot, type, seen) {
+  const host = hosts.at(-1);
+  const input = host?.inputs?.[slot];
+  if (!input) return null;
+  if (input.link != null) return sourceOfInput({ node: host, hosts: hosts.slice(0, -1) }, slot, type, seen);
+  const widget = host.getWidgetFromSlot?.(input);
+  return widget ? { value: widget.value } : null;
+}
+
+function sourceOfOutput(place, slot, type, seen) {
+  const { node, hosts } = place;
+  if (node.mode === MUTED) return null;
+  if (node.mode === BYPASSED) return sourceOfInput(place, bypassedInput(node, slot, type), type, seen);
+  if (node.subgraph) return sourceInside(place, slot, type, seen);
+  if (!node.isVirtualNode) return { id: executionId(place), slot };
+  if (node.type === "PrimitiveNode") return { value: node.widgets?.[0]?.value };
+  const elsewhere = node.resolveVirtualOutput?.(slot);
+  if (elsewhere) return sourceOfOutput({ node: elsewhere.node, hosts }, elsewhere.slot, type, seen);
+  return sourceOfInput(place, 0, type, seen);
+}
+
+function sourceInside({ node, hosts }, slot, type, seen) {
+  const link = node.subgraph.outputNode?.slots?.[slot]?.getLinks().at(0);
+  if (!link) return null;
+  if (Number(link.origin_id) === SUBGRAPH_INPUTS) return sourceOfInput({ node, hosts }, link.origin_slot, type, seen);
+  const origin = node.subgraph.getNodeById(link.origin_id);
+  return origin ? sourceOfOutput({ node: origin, hosts: [...hosts, node] }, link.origin_slot, type, seen) : null;
+}
+
+/** A bypassed node hands on its input of the same slot if the type fits, else its first input of that type. */
+function bypassedInput(node, slot, type) {
+  return node.inputs?.[slot]?.type === type ? slot : (node.inputs ?? []).findIndex((input) => input.type === type);
+}

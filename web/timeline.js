@@ -1,0 +1,203 @@
+/** The step timeline: one DOM widget on every PostDiff node, an estimate before a run and the run's own plan during and after. */
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { drawTimeline, inWords, legend, resultLine } from "./drawing.mjs";
+import { LANES, WIDGETS, estimates } from "./estimate.mjs";
+import { readGraph } from "./graph.mjs";
+
+const MARGIN = 6;
+const REFRESH_MS = 120;
+const HEIGHT_OF_ONE_LANE = 66;
+const HEIGHT_OF_A_SAMPLER = 106;
+const MUTED = 2;
+const BYPASSED = 4;
+
+/** The timelines of the nodes that lie in a graph. */
+const timelines = new Set();
+/** Workflow -> execution id -> what the server said about the node's last run. It outlives undo, redo and tab changes. */
+const runs = new WeakMap();
+/** The workflow that was on view when a prompt began. */
+const workflowOfPrompt = new Map();
+
+class Timeline {
+  constructor(node) {
+    this.node = node;
+    this.techniques = LANES[node.comfyClass];
+    this.smallest = this.techniques.length > 1 ? HEIGHT_OF_A_SAMPLER : HEIGHT_OF_ONE_LANE;
+    this.height = this.smallest;
+    this.element = document.createElement("div");
+    this.element.className = "postdiff-timeline";
+    this.element.dataset.testid = "postdiff-timeline";
+    this.element.innerHTML =
+      `<div class="content"><div class="picture"></div>` +
+      `<div class="status" data-testid="postdiff-status"><em class="badge"></em><span></span></div>` +
+      `<div class="notes" data-testid="postdiff-notes"></div><div class="legend"></div></div>`;
+    for (const type of ["wheel", "pointerdown"]) this.element.addEventListener(type, handToCanvas);
+    this.addWidget();
+  }
+
+  addWidget() {
+    const height = () => this.height + 2 * MARGIN;
+    const widget = this.node.addDOMWidget("timeline", "postdiff_timeline", this.element, {
+      serialize: false, // not in the prompt
+      hideOnZoom: false,
+      margin: MARGIN,
+      getMinHeight: height,
+      getMaxHeight: height,
+      getValue: () => "",
+      setValue: () => {},
+    });
+    widget.serialize = false; // not in the workflow
+  }
+
+  /** Show the run's own plan as long as the settings are those it began with, else the estimate. */
+  show(estimate) {
+    const run = estimate.run;
+    const settings = JSON.stringify([estimate.steps, estimate.scale, this.ownSettings()]);
+    if (run) run.settings ??= settings;
+    const isOutdated = run && run.settings !== settings && run.step === null;
+    const view = run && !isOutdated ? viewOfRun(run, estimate) : viewOfEstimate(estimate);
+    const drawn = JSON.stringify(view);
+    if (drawn === this.drawn) return;
+    this.drawn = drawn;
+    this.draw(view);
+  }
+
+  ownSettings() {
+    const changing = ["seed", "control_after_generate"];
+    return this.node.widgets.filter(({ name }) => !changing.includes(name)).map(({ value }) => value);
+  }
+
+  draw({ state, badge, text, steps, scale, notes, step }) {
+    const part = (name) => this.element.querySelector(name);
+    const label = steps.length ? inWords(steps, this.techniques, state === "estimate" ? "Estimate" : "Plan") : text;
+    this.element.dataset.state = state;
+    part(".badge").textContent = badge;
+    part(".status span").textContent = part(".status span").title = text;
+    part(".notes").textContent = notes.join(" ");
+    part(".legend").innerHTML = legend(steps, this.techniques);
+    part(".picture").innerHTML = steps.length
+      ? drawTimeline({ steps, scale, techniques: this.techniques, label, step })
+      : "";
+    this.fit();
+  }
+
+  /** Take the height that the text needs. */
+  fit() {
+    const frame = this.element.offsetHeight - this.element.clientHeight + 11;
+    const needed = this.element.querySelector(".content").offsetHeight;
+    this.height = needed ? Math.max(this.smallest, needed + frame) : this.height;
+    this.node.setDirtyCanvas(true, true);
+  }
+
+  /** Nodes 2.0 keeps showing the element of a node that undo has replaced: put the living one in its place. */
+  adopt() {
+    if (this.element.isConnected || this.node.graph !== app.canvas?.graph) return;
+    const shown = document.querySelector(`[data-node-id="${this.node.id}"] [data-testid=postdiff-timeline]`);
+    shown?.replaceWith(this.element);
+  }
+}
+
+function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler }) {
+  const whose = sampler?.node === node ? "" : sampler ? ` of ${sampler.title}` : ", no sampler yet";
+  const text = problem ?? `${steps.length} steps${whose}`;
+  return { state: "estimate", badge: "estimate", text, steps, scale, notes, step: null };
+}
+
+function viewOfRun({ steps, notes, step, report }, { scale = 1 }) {
+  const view = { steps, scale, notes: report?.notes ?? notes, step };
+  if (report) return { ...view, state: "measured", badge: "", text: resultLine(report) };
+  const at = step === null ? "starting" : `step ${step + 1}`;
+  return { ...view, state: "running", badge: at, text: `of ${steps.length}` };
+}
+
+/** The canvas lies under the element and gets what is meant for it: zooming, panning, moving the node. */
+function handToCanvas(event) {
+  if (window.LiteGraph.vueNodesMode) return;
+  if (event.type === "wheel") app.canvas.processMouseWheel(event);
+  else app.canvas.processMouseDown(event);
+}
+
+function refresh() {
+  if (timelines.size === 0 || document.hidden) return;
+  const known = runsOf(activeWorkflow());
+  const byNode = new Map();
+  for (const [id, estimate] of estimates(readGraph(app.rootGraph, WIDGETS))) {
+    const run = latest(known.get(id), byNode.get(estimate.node)?.run); // a subgraph used twice holds one node with two ids
+    byNode.set(estimate.node, { ...estimate, run });
+  }
+  for (const timeline of timelines) {
+    timeline.adopt();
+    timeline.show(byNode.get(timeline.node) ?? inactive(timeline.node));
+  }
+}
+
+const latest = (a, b) => (!b || a?.began > b.began ? a : b);
+
+function inactive(node) {
+  const why = { [MUTED]: "Muted: this node does not run.", [BYPASSED]: "Bypassed: this node does nothing." }[node.mode];
+  return { steps: [], notes: [], problem: why ?? "Inside a node that does not run." };
+}
+
+const activeWorkflow = () => app.extensionManager.workflow?.activeWorkflow ?? app;
+
+function runsOf(workflow) {
+  if (!runs.has(workflow)) runs.set(workflow, new Map());
+  return runs.get(workflow);
+}
+
+const runsOfPrompt = (prompt) => runsOf(workflowOfPrompt.get(prompt) ?? activeWorkflow());
+
+function onStart({ detail }) {
+  workflowOfPrompt.set(detail.prompt_id, activeWorkflow());
+}
+
+function onPlan({ detail: { node, prompt_id: prompt, plan: steps, notes } }) {
+  runsOfPrompt(prompt).set(String(node), { prompt, began: performance.now(), steps, notes, step: null, report: null });
+  refresh();
+}
+
+function onProgress({ detail: { node, prompt_id: prompt, step = null, report = null } }) {
+  const run = runsOfPrompt(prompt).get(String(node));
+  if (run?.prompt !== prompt) return;
+  Object.assign(run, { step, report });
+  refresh();
+}
+
+/** However a prompt ends, no step of it is marked any more; a run that did not finish leaves the estimate. */
+function onEnd({ detail: { prompt_id: prompt } }) {
+  const known = runsOfPrompt(prompt);
+  for (const [node, run] of known) if (run.prompt === prompt && !run.report) known.delete(node);
+  workflowOfPrompt.delete(prompt);
+  refresh();
+}
+
+app.registerExtension({
+  name: "PostDiff.timeline",
+  nodeCreated(node) {
+    if (!LANES[node.comfyClass]) return;
+    const timeline = new Timeline(node);
+    const { onAdded, onRemoved } = node;
+    node.onAdded = function (...rest) {
+      timelines.add(timeline);
+      return onAdded?.apply(this, rest);
+    };
+    node.onRemoved = function (...rest) {
+      timelines.delete(timeline);
+      return onRemoved?.apply(this, rest);
+    };
+  },
+  setup() {
+    const style = document.createElement("link");
+    Object.assign(style, { rel: "stylesheet", href: new URL("timeline.css", import.meta.url).href });
+    document.head.append(style);
+    api.addEventListener("execution_start", onStart);
+    api.addEventListener("postdiff.plan", onPlan);
+    for (const event of ["postdiff.step", "postdiff.report"]) api.addEventListener(event, onProgress);
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"]) api.addEventListener(end, onEnd);
+    // Values change through widgets, links, primitives, undo and scripts; no event tells of all of them in both
+    // render modes. Reading the graph takes well under a millisecond.
+    setInterval(refresh, REFRESH_MS);
+  },
+});
