@@ -142,7 +142,8 @@ class _Run:
         """The sample after `steps`, and the x0 predicted in the last of them, both in the model's latent space."""
         noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed))
         first = self.sigmas[steps.start]
-        scale = torch.sqrt(1 + first**2) if steps.start == 0 else first
+        starts_from_noise_alone = first > 0.99999 * self.sampling.sigma_max
+        scale = torch.sqrt(1 + first**2) if starts_from_noise_alone else first
         x = noise * scale + (self.base.latent_format.process_in(picture) if picture.any() else picture)
         fresh = torch.Generator().manual_seed(seed + 1)  # comfy/k_diffusion/sampling.py, default_noise_sampler
         for i in steps:

@@ -1,0 +1,417 @@
+"""Section 2.2, mixed resolution: the same as two stock runs with an enlarged prediction in between.
+
+Under the scheduler `simple`, step i of T begins at fraction i/T of the run; `switch` is counted by hand from that.
+"""
+
+import comfy.patcher_extension
+import comfy.sample
+import comfy.samplers
+import nodes as comfy_nodes
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import BasicGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+import pack_nodes
+import stock_mixed_resolution as by_hand
+import tiny_models
+from reference import Techniques
+
+HALF = Techniques(low_res_scale=0.5, low_res_until=0.5)
+
+
+def inputs_for(model, **given):
+    return tiny_models.sampler_inputs(model, **({"scheduler": "simple"} | given))
+
+
+def assert_same(inputs, expected, techniques=HALF):
+    latent = pack_nodes.sample(techniques, inputs=inputs)
+    assert torch.equal(latent, expected)
+    assert not torch.equal(latent, tiny_models.stock_sample(**inputs))
+
+
+def ramp(*shape):
+    """A soft mask: from 0 on the left to 1 on the right."""
+    return torch.linspace(0, 1, shape[-1]).expand(shape).clone()
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "low"),
+    [
+        (tiny_models.sd15, (16, 16), (8, 8)),
+        (tiny_models.sd2, (16, 24), (8, 16)),
+        (tiny_models.sdxl, (12, 20), (8, 12)),
+        (tiny_models.sd15_inpainting, (16, 16), (8, 8)),
+        (tiny_models.pixart_alpha, (68, 68), (34, 34)),
+        (tiny_models.pixart_sigma, (64, 72), (32, 36)),
+        (tiny_models.auraflow, (16, 20), (8, 10)),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_text_to_image_is_two_stock_runs(build, size, low, batch):
+    model = build()
+    inputs = inputs_for(model, latent_image=tiny_models.latent(model, *size, batch=batch))
+    assert_same(inputs, by_hand.sample(inputs, low=low, switch=3))
+
+
+@pytest.mark.parametrize("sampler_name", ["euler_ancestral", "dpmpp_2m", "dpmpp_sde", "heun", "ddim", "lcm"])
+def test_samplers_with_history_noise_or_several_evaluations_are_two_stock_runs(sampler_name):
+    inputs = inputs_for(tiny_models.sd15(), sampler_name=sampler_name)
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3))
+
+
+@pytest.mark.parametrize("sampler_name", ["uni_pc", "dpm_2"])
+def test_samplers_that_drop_a_sigma_are_two_stock_runs(sampler_name):
+    """They take 6 of the first 7 steps of a run: 0.5 of it is reached in step 4."""
+    inputs = inputs_for(tiny_models.sd15(), sampler_name=sampler_name)
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=4))
+
+
+@pytest.mark.parametrize("upscale_method", ["bilinear", "nearest-exact", "bicubic", "area", "bislerp"])
+def test_every_upscale_method_is_the_hosts(upscale_method):
+    inputs = inputs_for(tiny_models.sd15())
+    techniques = Techniques(low_res_scale=0.5, low_res_until=0.5, upscale_method=upscale_method)
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3, upscale_method=upscale_method), techniques)
+
+
+@pytest.mark.parametrize(("scale", "until", "low", "switch"), [(0.75, 0.2, (24, 16), 2), (0.25, 0.9, (8, 8), 5)])
+def test_scale_and_fraction_decide_size_and_switch(scale, until, low, switch):
+    """32 x 24 in units of 8; 0.2 of 7 steps are 2; 0.9 of 7 steps are 7, of which two remain at full size."""
+    model = tiny_models.sd15()
+    inputs = inputs_for(model, steps=7, latent_image=tiny_models.latent(model, 32, 24))
+    expected = by_hand.sample(inputs, low=low, switch=switch)
+    assert_same(inputs, expected, Techniques(low_res_scale=scale, low_res_until=until))
+
+
+def test_a_seed_at_the_top_of_its_range_wraps_to_0(monkeypatch):
+    seeds = []
+    prepare_noise = comfy.sample.prepare_noise
+
+    def recording(latent, seed, *batch_index):
+        seeds.append(seed)
+        return prepare_noise(latent, seed, *batch_index)
+
+    monkeypatch.setattr(comfy.sample, "prepare_noise", recording)
+    pack_nodes.sample(HALF, inputs=inputs_for(tiny_models.sd15(), seed=2**64 - 1, steps=4))
+    assert seeds[-1] == 0 and set(seeds) == {0, 2**64 - 1}
+
+
+@pytest.mark.parametrize(("until", "switch"), [(0.5, 1), (0.7, 3)])
+def test_image_to_image_counts_fractions_on_the_whole_schedule(until, switch):
+    """6 steps at denoise 0.6 are the last 6 of 10: 0.5 is reached after 1 of them, 0.7 after 3."""
+    model = tiny_models.sd15()
+    inputs = inputs_for(model, denoise=0.6, latent_image=tiny_models.latent(model, seed=3))
+    expected = by_hand.sample(inputs, low=(8, 8), switch=switch)
+    assert_same(inputs, expected, Techniques(low_res_scale=0.5, low_res_until=until))
+
+
+def test_image_to_image_that_starts_past_the_fraction_is_stock():
+    model = tiny_models.sd15()
+    inputs = inputs_for(model, denoise=0.4, latent_image=tiny_models.latent(model, seed=3))
+    assert torch.equal(pack_nodes.sample(HALF, inputs=inputs), tiny_models.stock_sample(**inputs))
+
+
+@pytest.mark.parametrize("batch_index", [[3, 5], [4, 4]])
+def test_batch_index_chooses_the_noise_of_both_stages(batch_index):
+    model = tiny_models.sd15()
+    latent = tiny_models.latent(model, batch=2) | {"batch_index": batch_index}
+    inputs = inputs_for(model, latent_image=latent)
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3, batch_index=batch_index))
+
+
+def test_a_picture_of_a_batch_is_the_same_alone():
+    model = tiny_models.sd15()
+    whole = pack_nodes.sample(HALF, inputs=inputs_for(model, latent_image=tiny_models.latent(model, batch=3)))
+    alone = tiny_models.latent(model) | {"batch_index": [2]}
+    latent = pack_nodes.sample(HALF, inputs=inputs_for(model, latent_image=alone))
+    assert torch.allclose(latent, whole[2:], rtol=1e-5, atol=1e-5 * whole.abs().max().item())
+
+
+@pytest.mark.parametrize("mask", ["hard", "soft"])
+@pytest.mark.parametrize("denoise", [1.0, 0.6])
+def test_inpainting_composites_at_the_switch(mask, denoise):
+    model = tiny_models.sd15()
+    noise_mask = ramp(1, 1, 16, 16)
+    if mask == "hard":
+        noise_mask = noise_mask.round()
+    latent = tiny_models.latent(model, seed=3) | {"noise_mask": noise_mask}
+    inputs = inputs_for(model, denoise=denoise, latent_image=latent)
+    expected = by_hand.sample(inputs, low=(8, 8), switch=3 if denoise == 1 else 1)
+    assert_same(inputs, expected)
+    kept = noise_mask.expand(1, 4, 16, 16) == 0
+    assert torch.allclose(expected[kept], latent["samples"][kept], atol=1e-5)
+
+
+def test_inpainting_masks_come_in_pixels():
+    model = tiny_models.sd15()
+    latent = tiny_models.latent(model, batch=2, seed=3) | {"noise_mask": ramp(1, 1, 128, 128).round()}
+    inputs = inputs_for(model, latent_image=latent)
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3))
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_differential_diffusion_keeps_its_schedule_over_both_stages(strength):
+    model = DifferentialDiffusion.execute(tiny_models.sd15(), strength).args[0]
+    latent = tiny_models.latent(model, seed=3) | {"noise_mask": ramp(1, 1, 16, 16)}
+    inputs = inputs_for(model, latent_image=latent)
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3))
+
+
+@pytest.mark.parametrize("level", [0.2, 0.45, 0.7])
+def test_differential_diffusion_is_active_in_the_same_steps_as_stock(level):
+    model = DifferentialDiffusion.execute(tiny_models.sd15()).args[0]
+    differential = model.model_options["denoise_mask_function"]
+    active = []
+
+    def recording(sigma, mask, extra_options):
+        mask = differential(sigma, mask, extra_options=extra_options)
+        active.append((sigma[0].item(), mask.max().item()))
+        return mask
+
+    model.set_model_denoise_mask_function(recording)
+    latent = tiny_models.latent(model, seed=3) | {"noise_mask": torch.full((1, 1, 16, 16), level)}
+    inputs = inputs_for(model, steps=10, latent_image=latent)
+    tiny_models.stock_sample(**inputs)
+    stock, active[:] = list(active), []
+    pack_nodes.sample(HALF, inputs=inputs)
+    assert list(dict.fromkeys(active)) == stock
+    assert {mask for _, mask in stock} == {0.0, 1.0}
+
+
+def test_an_inpainting_checkpoint_gets_its_picture_and_mask_at_both_sizes():
+    model = tiny_models.sd15_inpainting()
+    picture = tiny_models.latent(model, seed=3)["samples"]
+    mask = ramp(1, 1, 128, 128).round()
+    given = {"concat_latent_image": picture * 0.5, "concat_mask": mask}
+    inputs = inputs_for(
+        model,
+        positive=tiny_models.conditioning(model, seed=1, **given),
+        negative=tiny_models.conditioning(model, seed=2, **given),
+        latent_image={"samples": picture, "noise_mask": mask},
+    )
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3))
+
+
+def test_absolute_areas_are_scaled_for_the_low_resolution():
+    model = tiny_models.sd15()
+
+    def positive(area):
+        return tiny_models.conditioning(model, seed=1) + tiny_models.conditioning(
+            model, seed=4, area=area, strength=2.0
+        )
+
+    inputs = inputs_for(model, positive=positive((8, 12, 4, 2)))
+
+    def guider_for(model, stage):
+        area = (8, 12, 4, 2) if stage == "full" else (4, 6, 2, 1)
+        return by_hand.cfg_guider(model, positive(area), inputs["negative"], inputs["cfg"])
+
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3, guider_for=guider_for))
+
+
+def test_an_area_at_the_border_stays_inside_the_low_resolution():
+    model = tiny_models.sd15()
+    corner = tiny_models.conditioning(model, seed=4, area=(3, 3, 13, 13), strength=2.0)
+    inputs = inputs_for(model, positive=tiny_models.conditioning(model, seed=1) + corner)
+    latent = pack_nodes.sample(HALF, inputs=inputs)
+    assert torch.isfinite(latent).all()
+    inputs["positive"] = inputs["positive"][:1]
+    assert not torch.equal(latent, pack_nodes.sample(HALF, inputs=inputs))
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        {"area": ("percentage", 0.5, 0.75, 0.25, 0.0), "strength": 2.0},
+        {"mask": ramp(1, 16, 16), "mask_strength": 0.8},
+        {"mask": ramp(1, 16, 16).round(), "set_area_to_bounds": True},
+    ],
+    ids=["percentage area", "mask", "mask bounds"],
+)
+def test_regions_that_scale_themselves_are_left_to_the_host(region):
+    model = tiny_models.sd15()
+    positive = tiny_models.conditioning(model, seed=1) + tiny_models.conditioning(model, seed=4, **region)
+    inputs = inputs_for(model, positive=positive)
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3))
+
+
+def test_sizes_given_to_sdxl_hold_in_both_stages():
+    model = tiny_models.sdxl()
+    prompts = {
+        name: tiny_models.conditioning(model, seed=seed, width=1024, height=768, crop_w=8, target_width=512)
+        for name, seed in (("positive", 1), ("negative", 2))
+    }
+    inputs = inputs_for(model, **prompts)
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3))
+
+
+def test_prompts_and_latent_given_to_the_node_stay_as_they_were():
+    model = tiny_models.sd15()
+    area = tiny_models.conditioning(model, seed=4, area=(8, 8, 4, 4), strength=1.0)
+    latent = tiny_models.latent(model, seed=3) | {"noise_mask": ramp(1, 1, 16, 16)}
+    inputs = inputs_for(model, positive=area, latent_image=latent)
+    before = latent["samples"].clone(), latent["noise_mask"].clone()
+    pack_nodes.sample(HALF, inputs=inputs)
+    assert area[0][1]["area"] == (8, 8, 4, 4)
+    assert torch.equal(latent["samples"], before[0]) and torch.equal(latent["noise_mask"], before[1])
+    assert latent.keys() == {"samples", "noise_mask"}
+
+
+class TestPatch:
+    """MixedResolutionPatch under the host's other samplers."""
+
+    @pytest.mark.parametrize(("start", "end", "switch"), [(0, 10000, 5), (2, 8, 3), (0, 7, 5)])
+    @pytest.mark.parametrize("leftover_noise", ["enable", "disable"])
+    def test_advanced_slices_count_fractions_on_the_whole_schedule(self, start, end, switch, leftover_noise):
+        """0.5 of 10 steps is step 5, the third after step 2."""
+        model = tiny_models.sd15()
+        inputs = inputs_for(model, steps=10, latent_image=tiny_models.latent(model, seed=3))
+        sigmas = by_hand.sigmas_of(inputs)[start : end + 1].clone()
+        if leftover_noise == "disable":
+            sigmas[-1] = 0
+        expected = by_hand.sample(inputs, low=(8, 8), switch=switch, sigmas=sigmas)
+        arguments = dict(inputs)
+        arguments["model"] = pack_nodes.with_mixed_resolution(model, HALF)
+        arguments["noise_seed"] = arguments.pop("seed")
+        latent = comfy_nodes.KSamplerAdvanced().sample(
+            **arguments,
+            add_noise="enable",
+            start_at_step=start,
+            end_at_step=end,
+            return_with_leftover_noise=leftover_noise,
+        )[0]["samples"]
+        assert torch.equal(latent, expected)
+
+    def test_sampler_custom_advanced_with_a_basic_guider(self):
+        model = tiny_models.sd15()
+        inputs = inputs_for(model)
+
+        def guider_for(model, _stage):
+            return BasicGuider.execute(model, inputs["positive"]).args[0]
+
+        expected = by_hand.sample(inputs, low=(8, 8), switch=3, guider_for=guider_for)
+        latent, denoised = SamplerCustomAdvanced.execute(
+            RandomNoise.execute(inputs["seed"]).args[0],
+            guider_for(pack_nodes.with_mixed_resolution(model, HALF), "both"),
+            KSamplerSelect.execute("euler").args[0],
+            by_hand.sigmas_of(inputs),
+            inputs["latent_image"],
+        ).args
+        assert torch.equal(latent["samples"], expected)
+        assert denoised["samples"].shape == expected.shape
+
+    def test_the_stock_sampler_gives_what_the_node_gives(self):
+        inputs = inputs_for(tiny_models.sdxl())
+        patched = inputs | {"model": pack_nodes.with_mixed_resolution(inputs["model"], HALF)}
+        assert torch.equal(tiny_models.stock_sample(**patched), pack_nodes.sample(HALF, inputs=inputs))
+
+    def test_noise_of_other_batch_places_is_drawn_anew_and_noted(self):
+        model = tiny_models.sd15()
+        inputs = inputs_for(model, latent_image=tiny_models.latent(model) | {"batch_index": [4]})
+        patched = pack_nodes.with_mixed_resolution(model, HALF)
+        latent = tiny_models.stock_sample(**(inputs | {"model": patched}))
+        assert torch.equal(latent, by_hand.sample(inputs, low=(8, 8), switch=3))
+        assert any("noise" in note for note in pack_nodes.report(patched)["notes"])
+
+    def test_the_last_of_two_holds_and_the_scale_never_multiplies(self):
+        inputs = inputs_for(tiny_models.sd15())
+        first = pack_nodes.with_mixed_resolution(inputs["model"], Techniques(low_res_scale=0.75, low_res_until=0.9))
+        patched = pack_nodes.with_mixed_resolution(first, HALF)
+        assert torch.equal(
+            tiny_models.stock_sample(**(inputs | {"model": patched})), by_hand.sample(inputs, low=(8, 8), switch=3)
+        )
+        assert any("twice" in note for note in pack_nodes.report(patched)["notes"])
+
+
+class TestStockWithANote:
+    """What mixed resolution cannot act on runs as if it were not there, and the report says why."""
+
+    def assert_stock_with_a_note(self, model, run):
+        patched = pack_nodes.with_mixed_resolution(model, HALF)
+        assert torch.equal(run(patched), run(model))
+        assert pack_nodes.report(patched)["notes"]
+        assert {step["stage"] for step in pack_nodes.report(patched)["plan"]} == {"full"}
+
+    @pytest.mark.parametrize("picture_seed", [3, None])
+    def test_input_that_is_not_noised_here(self, picture_seed):
+        model = tiny_models.sd15()
+
+        def run(model):
+            inputs = inputs_for(model, latent_image=tiny_models.latent(model, seed=picture_seed))
+            inputs["noise_seed"] = inputs.pop("seed")
+            last = {"start_at_step": 1, "end_at_step": 6, "return_with_leftover_noise": "disable"}
+            return comfy_nodes.KSamplerAdvanced().sample(**inputs, add_noise="disable", **last)[0]["samples"]
+
+        self.assert_stock_with_a_note(model, run)
+
+    def test_a_run_without_a_seed(self):
+        model = tiny_models.sd15()
+        inputs = inputs_for(model)
+
+        def run(model):
+            guider = by_hand.cfg_guider(model, inputs["positive"], inputs["negative"], 5.0)
+            picture = inputs["latent_image"]["samples"]
+            noise = comfy.sample.prepare_noise(picture, 7)
+            return guider.sample(noise, picture, comfy.samplers.sampler_object("euler"), by_hand.sigmas_of(inputs))
+
+        self.assert_stock_with_a_note(model, run)
+
+    def test_sigmas_that_do_not_descend(self):
+        model = tiny_models.sd15()
+        inputs = inputs_for(model)
+
+        def run(model):
+            guider = by_hand.cfg_guider(model, inputs["positive"], inputs["negative"], 5.0)
+            picture = inputs["latent_image"]["samples"]
+            noise = comfy.sample.prepare_noise(picture, 7)
+            sigmas = torch.tensor([8.0, 2.0, 6.0, 3.0, 1.0, 0.0])
+            return guider.sample(noise, picture, comfy.samplers.sampler_object("euler"), sigmas, seed=7)
+
+        self.assert_stock_with_a_note(model, run)
+
+    @pytest.mark.parametrize("steps", [1, 2])
+    def test_a_run_that_is_too_short(self, steps):
+        self.assert_stock_with_a_note(
+            tiny_models.sd15(), lambda model: tiny_models.stock_sample(**inputs_for(model, steps=steps))
+        )
+
+    def test_a_latent_with_a_time_axis(self):
+        model = tiny_models.sd15()
+
+        def halve(_executor, x, *_rest, **_more):
+            return x / 2
+
+        def run(model):
+            model = model.clone()
+            model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "formula", halve)
+            return tiny_models.stock_sample(**inputs_for(model, latent_image={"samples": torch.zeros(1, 4, 3, 16, 16)}))
+
+        self.assert_stock_with_a_note(model, run)
+
+
+def test_pixart_that_is_too_small_is_run_at_the_smallest_size_and_noted():
+    model = tiny_models.pixart_alpha()
+    inputs = inputs_for(model, latent_image=tiny_models.latent(model, 64, 64))
+    expected = by_hand.sample(inputs, low=(34, 34), switch=3)
+    latent, ran = pack_nodes.mixed_resolution_sampler(inputs.pop("model"), HALF, **inputs)
+    assert torch.equal(latent["samples"], expected)
+    assert pack_nodes.report(ran)["low_size"] == [34, 34]
+    assert any("34" in note or "33" in note for note in pack_nodes.report(ran)["notes"])
+
+
+def test_a_picture_too_small_for_a_lower_resolution_is_stock():
+    model = tiny_models.pixart_alpha()
+    inputs = inputs_for(model, latent_image=tiny_models.latent(model, 34, 34))
+    assert torch.equal(pack_nodes.sample(HALF, inputs=inputs), tiny_models.stock_sample(**inputs))
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "dpmpp_2m", "heun", "ipndm"])
+def test_progress_counts_every_step_of_both_stages_once(monkeypatch, sampler_name):
+    seen = []
+
+    def prepare_callback(_model, _steps, _x0_output=None):
+        return lambda step, x0, _x, total: seen.append((step, total, tuple(x0.shape[-2:])))
+
+    monkeypatch.setattr(comfy_nodes.latent_preview, "prepare_callback", prepare_callback)
+    pack_nodes.sample(HALF, inputs=inputs_for(tiny_models.sd15(), sampler_name=sampler_name))
+    assert seen == [(step, 6, (8, 8) if step < 3 else (16, 16)) for step in range(6)]

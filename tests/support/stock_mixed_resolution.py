@@ -1,0 +1,118 @@
+"""Mixed resolution wired from ComfyUI's own calls: two runs of a stock guider, an enlarged prediction in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from comfy.model_patcher import ModelPatcher
+
+Size = tuple[int, int]
+
+
+def sigmas_of(inputs: dict[str, Any]) -> torch.Tensor:
+    """The noise levels of a KSampler with these inputs."""
+    names = ("steps", "sampler_name", "scheduler", "denoise")
+    steps, sampler_name, scheduler, denoise = (inputs[name] for name in names)
+    return comfy.samplers.KSampler(inputs["model"], steps, torch.device("cpu"), sampler_name, scheduler, denoise).sigmas
+
+
+def cfg_guider(model: ModelPatcher, positive: list, negative: list, cfg: float) -> comfy.samplers.CFGGuider:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def sample(
+    inputs: dict[str, Any],
+    *,
+    low: Size,
+    switch: int,
+    upscale_method: str = "bilinear",
+    sigmas: torch.Tensor | None = None,
+    guider_for: Callable[[ModelPatcher, str], Any] | None = None,
+    batch_index: list[int] | None = None,
+    callback: Callable | None = None,
+) -> torch.Tensor:
+    """The latent of `switch` steps at `low` sides and the rest at full size.
+
+    `inputs` are a KSampler's. `guider_for(model, stage)` makes the guider of stage "low" or "full", where it is not
+    the KSampler's own with the same prompts in both. `callback` takes (step, x0, x, total steps).
+    """
+    sigmas = sigmas_of(inputs) if sigmas is None else sigmas
+    total = len(sigmas) - 1
+    seed = inputs["seed"]
+    model = _with_whole_schedule(inputs["model"], sigmas)
+    if guider_for is None:
+
+        def guider_for(model: ModelPatcher, _stage: str) -> comfy.samplers.CFGGuider:
+            return cfg_guider(model, inputs["positive"], inputs["negative"], inputs["cfg"])
+
+    picture = inputs["latent_image"]["samples"]
+    mask = inputs["latent_image"].get("noise_mask")
+    if mask is not None:
+        mask = comfy.utils.reshape_mask(mask, picture.shape)
+    predicted = {}
+
+    def at_low_size(step: int, x0: torch.Tensor, x: torch.Tensor, _total: int) -> None:
+        predicted["x0"] = x0
+        if callback is not None:
+            callback(step, x0, x, total)
+
+    def at_full_size(step: int, x0: torch.Tensor, x: torch.Tensor, _total: int) -> None:
+        if callback is not None:
+            callback(switch + step, x0, x, total)
+
+    small = F.interpolate(picture, size=low, mode="bilinear", antialias=True)
+    guider_for(model, "low").sample(
+        comfy.sample.prepare_noise(small, seed, batch_index),
+        small,
+        comfy.samplers.sampler_object(inputs["sampler_name"]),
+        sigmas[: switch + 1].clone(),
+        denoise_mask=None if mask is None else F.interpolate(mask, size=low, mode="bilinear"),
+        callback=at_low_size,
+        disable_pbar=True,
+        seed=seed,
+    )
+    x0 = model.model.process_latent_out(predicted["x0"])
+    start = comfy.utils.common_upscale(x0, picture.shape[-1], picture.shape[-2], upscale_method, "disabled")
+    if mask is not None:
+        weight = _mask_at(model, mask, sigmas[switch])
+        start = start * weight + picture * (1 - weight)
+    return guider_for(model, "full").sample(
+        comfy.sample.prepare_noise(picture, seed + 1, batch_index),
+        start,
+        comfy.samplers.sampler_object(inputs["sampler_name"]),
+        sigmas[switch:].clone(),
+        denoise_mask=mask,
+        callback=at_full_size,
+        disable_pbar=True,
+        seed=seed + 1,
+    )
+
+
+def _with_whole_schedule(model: ModelPatcher, sigmas: torch.Tensor) -> ModelPatcher:
+    """A clone whose denoise mask function, if it has one, takes the sigmas of both stages for its schedule."""
+    original = model.model_options.get("denoise_mask_function")
+    model = model.clone()
+    if original is not None:
+
+        def with_whole_schedule(sigma: torch.Tensor, mask: torch.Tensor, extra_options: dict) -> torch.Tensor:
+            return original(sigma, mask, extra_options={**extra_options, "sigmas": sigmas})
+
+        model.set_model_denoise_mask_function(with_whole_schedule)
+    return model
+
+
+def _mask_at(model: ModelPatcher, mask: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    function = model.model_options.get("denoise_mask_function")
+    if function is None:
+        return mask
+    return function(sigma.reshape(1), mask, extra_options={"model": SimpleNamespace(inner_model=model.model)})
