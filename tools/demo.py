@@ -211,3 +211,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (PromptError, RuntimeError, ValueError) as error:
         sys.exit(f"The demo failed: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted.")
