@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +16,76 @@ from .config import Recipe, concepts
 from .host import bf16_pays, prepare_comfyui
 
 TIME_IS_UP = "time is up: run the same command again to continue"
-STAGES = ("icons", "autoencoder", "diffusion", "export", "evaluate")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One call of the recipe: its options, and the folder of every stage's work files."""
+
+    options: argparse.Namespace
+    recipe: Recipe
+    device: torch.device
+    bf16: bool
+
+    def folder(self, stage: str) -> Path:
+        return self.options.work / stage
+
+    @property
+    def weights(self) -> Path:
+        from ..loader import WEIGHTS
+
+        return self.options.weights or WEIGHTS
+
+
+def run_icons(session: Session) -> None:
+    from .icons import render_all
+
+    render_all(session.folder("icons"), session.folder("downloads"), [concept.icon for concept in concepts()])
+
+
+def run_autoencoder(session: Session) -> None:
+    from .autoencoder import load_autoencoder, reconstruction_psnr, train_autoencoder
+
+    icons, folder = session.folder("icons"), session.folder("autoencoder")
+    if not train_autoencoder(session.recipe, icons, folder, session.device, session.bf16, session.options.minutes):
+        sys.exit(TIME_IS_UP)
+    print(f"autoencoder: {reconstruction_psnr(load_autoencoder(folder), icons):.2f} dB on held-out icons")
+
+
+def run_diffusion(session: Session) -> None:
+    from .autoencoder import load_autoencoder
+    from .diffusion import train_diffusion
+    from .pictures import encode_views
+
+    folder = session.folder("diffusion")
+    encode_views(session.recipe, load_autoencoder(session.folder("autoencoder")), session.folder("icons"), folder)
+    if not train_diffusion(session.recipe, folder, session.device, session.bf16, session.options.minutes):
+        sys.exit(TIME_IS_UP)
+
+
+def run_export(session: Session) -> None:
+    from .export import export
+
+    export(*(session.folder(stage) for stage in ("icons", "autoencoder", "diffusion")), session.weights)
+
+
+def run_evaluate(session: Session) -> None:
+    from ..loader import RECOMMENDED
+    from .evaluate import evaluate
+
+    options = session.options
+    steps, cfg = options.steps or RECOMMENDED["steps"], options.cfg or RECOMMENDED["cfg"]
+    result = evaluate(session.weights, session.folder("evaluation"), steps, cfg, options.every, options.runs)
+    print(json.dumps(result, indent=1))
+
+
+STAGES = {
+    "icons": run_icons,
+    "autoencoder": run_autoencoder,
+    "diffusion": run_diffusion,
+    "export": run_export,
+    "evaluate": run_evaluate,
+}
 
 
 def default_work_folder() -> Path:
@@ -23,23 +93,22 @@ def default_work_folder() -> Path:
     return Path(cache) / "postdiff" / "embedded_model"
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m embedded_model.training", description=__doc__)
     parser.add_argument("stage", nargs="?", choices=("all", *STAGES), default="all", help="default: all, in order")
     parser.add_argument("--comfyui", help="ComfyUI folder (default: COMFYUI_PATH)")
-    parser.add_argument(
-        "--work", type=Path, default=default_work_folder(), help="folder for everything but the weights"
-    )
+    parser.add_argument("--work", type=Path, default=default_work_folder(), help="folder of all work files")
+    parser.add_argument("--weights", type=Path, help="file to export or evaluate (default: the shipped one)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--minutes", type=float, default=90, help="stop a stage after this long; run again to continue")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None, help="default: where it is fast")
-    parser.add_argument("--weights", type=Path, help="file to export or evaluate (default: the shipped one)")
     evaluation = parser.add_argument_group("evaluate")
     evaluation.add_argument("--steps", type=int, help="sampling steps (default: as shipped)")
     evaluation.add_argument("--cfg", type=float, help="guidance (default: as shipped)")
     evaluation.add_argument("--every", type=int, default=1, help="judge only every n-th prompt")
-    return parser.parse_args(argv)
+    evaluation.add_argument("--runs", nargs="+", choices=("full", "half_start"), default=("full", "half_start"))
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -47,41 +116,10 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):  # a stopped stage writes its checkpoint
         signal.signal(name, signal.default_int_handler)
     prepare_comfyui(options.comfyui, options.device, options.threads)
-    recipe, device = Recipe(), torch.device(options.device)
-    bf16 = bf16_pays(device) if options.bf16 is None else options.bf16
-    icons, autoencoder, diffusion = (options.work / name for name in ("icons", "autoencoder", "diffusion"))
-    stages = STAGES if options.stage == "all" else (options.stage,)
-
-    if "icons" in stages:
-        from .icons import render_all
-
-        render_all(icons, options.work / "downloads", [concept.icon for concept in concepts()])
-    if "autoencoder" in stages:
-        from .autoencoder import load_autoencoder, reconstruction_psnr, train_autoencoder
-
-        if not train_autoencoder(recipe, icons, autoencoder, device, bf16, options.minutes):
-            sys.exit(TIME_IS_UP)
-        print(f"autoencoder: {reconstruction_psnr(load_autoencoder(autoencoder), icons):.2f} dB on held-out icons")
-    if "diffusion" in stages:
-        from .autoencoder import load_autoencoder
-        from .diffusion import train_diffusion
-        from .pictures import encode_views
-
-        encode_views(recipe, load_autoencoder(autoencoder), icons, diffusion)
-        if not train_diffusion(recipe, diffusion, device, bf16, options.minutes):
-            sys.exit(TIME_IS_UP)
-    if "export" in stages:
-        from ..loader import WEIGHTS
-        from .export import export
-
-        export(autoencoder, diffusion, options.weights or WEIGHTS)
-    if "evaluate" in stages:
-        from ..loader import RECOMMENDED, WEIGHTS
-        from .evaluate import evaluate
-
-        steps, cfg = options.steps or RECOMMENDED["steps"], options.cfg or RECOMMENDED["cfg"]
-        result = evaluate(options.weights or WEIGHTS, icons, options.work / "evaluation", steps, cfg, options.every)
-        print(json.dumps(result, indent=1))
+    device = torch.device(options.device)
+    session = Session(options, Recipe(), device, bf16_pays(device) if options.bf16 is None else options.bf16)
+    for stage in STAGES if options.stage == "all" else (options.stage,):
+        STAGES[stage](session)
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ class Pictures:
 
     sides: tuple[int, ...] = (256, 128)
     views: int = 16
-    smallest_scale: float = 0.65
-    largest_scale: float = 0.95
+    smallest_scale: float = 0.85
+    largest_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Recipe:
     pictures: Pictures = Pictures()
     captions: Captions = Captions()
     autoencoder: Training = Training(steps=3000, learning_rate=1.5e-3, ema_decay=0.995)
-    diffusion: Training = Training(steps=6000, learning_rate=8e-4, ema_decay=0.999)
-    batch: dict[int, int] = field(default_factory=lambda: {256: 32, 128: 64})
+    diffusion: Training = Training(steps=9600, learning_rate=8e-4, ema_decay=0.999)
+    batch: dict[int, int] = field(default_factory=lambda: {256: 16, 128: 32})
     # share of steps at full size: little while the shapes are learnt, more for the detail
-    full_size_share: tuple[float, float] = (0.15, 0.6)
+    full_size_share: tuple[float, float] = (0.1, 0.5)

@@ -16,17 +16,9 @@ from tqdm import tqdm
 
 from ..loader import RECOMMENDED, load_embedded_model
 from .config import concepts
-from .icons import over_background
 from .judge import Judge, wilson_interval
-from .pictures import trained_pairs
 
 FIRST_SEED = 1000  # prompt i is sampled with seed FIRST_SEED + i
-
-
-def load_judge(icons: Path) -> Judge:
-    rgba = np.load(icons / "concepts.npy", mmap_mode="r")
-    rgba = rgba.reshape(-1, *rgba.shape[2:])
-    return Judge(np.stack([over_background(icon).astype(np.float32) / 255 for icon in rgba]), trained_pairs())
 
 
 class Sampler:
@@ -117,10 +109,10 @@ def judge_run(
     }, pictures
 
 
-def evaluate(weights: Path, icons: Path, folder: Path, steps: int, cfg: float, every: int) -> dict:
-    """Judge full and half-start runs; writes `evaluation.json` and a grid of pictures for each run to `folder`."""
+def evaluate(weights: Path, folder: Path, steps: int, cfg: float, every: int, runs: Iterable[str]) -> dict:
+    """Judge the runs named; writes `evaluation.json` and a grid of pictures for each run to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    judge, sampler = load_judge(icons), Sampler(weights, steps, cfg)
+    judge, sampler = Judge.shipped(weights.parent), Sampler(weights, steps, cfg)
     result = {
         "weights": weights.name,
         "steps": steps,
@@ -131,8 +123,8 @@ def evaluate(weights: Path, icons: Path, folder: Path, steps: int, cfg: float, e
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    for label, sample in (("full", sampler.full), ("half_start", sampler.half_start)):
-        result[label], pictures = judge_run(sample, judge, every, label)
+    for label in runs:
+        result[label], pictures = judge_run(getattr(sampler, label), judge, every, label)
         save_grid(pictures, folder / f"{label}.png", columns=18)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     return result

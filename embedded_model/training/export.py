@@ -1,4 +1,4 @@
-"""Write the shipped files: weights, their checksum, the concept list."""
+"""Write the shipped files: weights and their checksum, the concepts, and the judge's copy of the training pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from ..loader import METADATA_KEY, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, checksu
 from .autoencoder import load_autoencoder
 from .config import STYLES, concepts
 from .diffusion import load_text_to_image
-from .pictures import vocabulary
+from .icons import over_background
+from .judge import Judge
+from .pictures import trained_pairs, vocabulary
 
 
 @torch.no_grad()
@@ -33,7 +35,7 @@ def with_prefix(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, t
     return {prefix + key: t.half() if t.is_floating_point() else t for key, t in state_dict.items()}
 
 
-def export(autoencoder_folder: Path, diffusion_folder: Path, weights: Path) -> None:
+def export(icons: Path, autoencoder_folder: Path, diffusion_folder: Path, weights: Path) -> None:
     autoencoder, text_to_image = load_autoencoder(autoencoder_folder), load_text_to_image(diffusion_folder)
     words = vocabulary(concepts())
     latents = np.load(diffusion_folder / "latents-256.npy", mmap_mode="r")[::2, 0].copy()
@@ -55,10 +57,14 @@ def export(autoencoder_folder: Path, diffusion_folder: Path, weights: Path) -> N
     }
     weights.parent.mkdir(parents=True, exist_ok=True)
     save_file(state_dict, weights, metadata={METADATA_KEY: json.dumps(metadata)})
+    weights.chmod(0o644)  # save_file keeps the file to its owner
     checksum_file(weights).write_text(f"{sha256(weights)}  {weights.name}\n")
     listed = {
         concept.name: {"category": concept.category, **{STYLES[style][0]: concept.icon for style in STYLES}}
         for concept in concepts()
     }
     weights.with_name("concepts.json").write_text(json.dumps(listed, indent=1) + "\n")
+    rgba = np.load(icons / "concepts.npy", mmap_mode="r")
+    pictures = (over_background(icon).astype(np.float32) / 255 for icon in rgba.reshape(-1, *rgba.shape[2:]))
+    Judge.from_pictures(pictures, trained_pairs()).save(weights.with_name("training_pictures.webp"))
     print(f"{weights}: {weights.stat().st_size / 1e6:.2f} MB, {len(listed)} concepts")

@@ -76,7 +76,7 @@ def test_the_judge_names_the_nearest_training_picture():
             for colour in ((220, 20, 20, 255), (20, 20, 220, 255))
         ]
     )
-    judge = Judge(pictures, pairs)
+    judge = Judge.from_pictures(pictures, pairs)
     reddish = place(icon((180, 60, 70, 255)), 64, 0.6, 0.0, 0.0).astype(np.float32) / 255
     assert judge.nearest(reddish) == ("noto", "red")
 
