@@ -1,0 +1,113 @@
+"""PostDiffKSampler runs the settings of section 3.1 for the family of the model it is given."""
+
+import logging
+
+import pytest
+import torch
+
+import pack_nodes
+import tiny_models
+from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
+from reference import Techniques
+
+SD15 = Techniques(low_res_scale=0.5, low_res_until=0.5, interval=2, depth=2, cross_attn_start=0.75, cutoff_start=0.75)
+LCM = Techniques(low_res_scale=0.5, low_res_until=0.5, cross_attn_start=0.5, cutoff_start=0.5)
+PIXART = Techniques(low_res_scale=0.75, low_res_until=0.5, cross_attn_start=0.75, cutoff_start=0.75)
+UNKNOWN = Techniques(low_res_scale=0.75, low_res_until=0.2, cutoff_start=0.75)
+LCM_SAMPLING = {"sampler_name": "lcm", "cfg": 1.0}
+
+
+def inputs_for(model, **given):
+    side = 68 if tiny_models.is_transformer(model) else 32
+    picture = tiny_models.latent(model, side, side)
+    return tiny_models.sampler_inputs(model, **({"steps": 8, "scheduler": "simple", "latent_image": picture} | given))
+
+
+def sample(inputs, preset):
+    return PostDiffKSampler.execute(**inputs, preset=preset).args
+
+
+def stages(report):
+    return [step["stage"] for step in report["plan"]].count("low")
+
+
+@pytest.mark.parametrize(
+    ("build", "sampling", "techniques"),
+    [
+        (tiny_models.sd15, {}, SD15),
+        (tiny_models.lcm, LCM_SAMPLING, LCM),
+        (tiny_models.sd15, {"cfg": 1.2}, LCM),
+        (tiny_models.pixart_alpha, {}, PIXART),
+        (tiny_models.auraflow, {}, UNKNOWN),
+    ],
+    ids=["sd15", "lcm", "distilled by its guidance", "pixart", "unknown"],
+)
+def test_auto_recognises_the_model_and_runs_the_papers_settings(build, sampling, techniques):
+    inputs = inputs_for(build(), **sampling)
+    latent, _ = sample(inputs, "auto")
+    assert torch.equal(latent["samples"], pack_nodes.sample(techniques, inputs=inputs))
+    assert not torch.equal(latent["samples"], tiny_models.stock_sample(**inputs))
+
+
+def test_auto_runs_sdxl_at_three_quarters_for_a_fifth_of_the_steps():
+    model = tiny_models.sdxl()
+    _, ran = sample(inputs_for(model, steps=10), "auto")
+    report = pack_nodes.report(ran)
+    assert (report["low_size"], stages(report)) == ([24, 24], 2)
+    assert [step["deep"] for step in report["plan"]] == ["refresh", "reuse"] * 5
+    assert [step["cfg"] for step in report["plan"]] == ["on"] * 8 + ["off"] * 2
+    assert [step["xattn"] for step in report["plan"]] == ["compute"] * 8 + ["reuse"] * 2
+
+
+@pytest.mark.parametrize(
+    ("preset", "build", "techniques"),
+    [
+        ("sd15", tiny_models.sd2, SD15),
+        ("lcm", tiny_models.sd15, LCM),
+        ("pixart_alpha", tiny_models.pixart_sigma, PIXART),
+    ],
+)
+def test_a_preset_asked_for_holds_whatever_the_model(preset, build, techniques):
+    inputs = inputs_for(build())
+    latent, _ = sample(inputs, preset)
+    assert torch.equal(latent["samples"], pack_nodes.sample(techniques, inputs=inputs))
+
+
+def test_a_patch_upstream_takes_the_place_of_the_presets():
+    inputs = inputs_for(tiny_models.sd15())
+    patched = pack_nodes.with_deep_cache(inputs["model"], Techniques(interval=4, depth=5))
+    latent, ran = sample(inputs | {"model": patched}, "sd15")
+    overridden = Techniques(
+        low_res_scale=0.5, low_res_until=0.5, interval=4, depth=5, cross_attn_start=0.75, cutoff_start=0.75
+    )
+    assert torch.equal(latent["samples"], pack_nodes.sample(overridden, inputs=inputs))
+    assert [step["deep"] for step in pack_nodes.report(ran)["plan"]] == ["refresh", "reuse", "reuse", "reuse"] * 2
+
+
+def test_off_leaves_upstream_patches_alone():
+    inputs = inputs_for(tiny_models.sd15())
+    techniques = Techniques(interval=2, depth=3)
+    latent, _ = sample(inputs | {"model": pack_nodes.patched(inputs["model"], techniques)}, "off")
+    assert torch.equal(latent["samples"], pack_nodes.sample(techniques, inputs=inputs))
+
+
+def test_it_says_what_it_chose(caplog):
+    caplog.set_level("INFO", logger="postdiff")
+    sample(inputs_for(tiny_models.lcm(), **LCM_SAMPLING), "auto")
+    assert any("sd15" in said and "distilled" in said for said in map(logging.LogRecord.getMessage, caplog.records))
+
+
+def test_batch_index_chooses_the_noise():
+    model = tiny_models.sd15()
+    whole, _ = sample(inputs_for(model, latent_image=tiny_models.latent(model, batch=3)), "sd15")
+    alone, _ = sample(inputs_for(model, latent_image=tiny_models.latent(model) | {"batch_index": [2]}), "sd15")
+    expected = whole["samples"][2:]
+    assert torch.allclose(alone["samples"], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_the_model_given_carries_nothing_afterwards():
+    inputs = inputs_for(tiny_models.sd15())
+    stock = tiny_models.stock_sample(**inputs)
+    _, ran = sample(inputs, "auto")
+    assert ran is not inputs["model"] and ran.model is inputs["model"].model
+    assert torch.equal(tiny_models.stock_sample(**inputs), stock)

@@ -1,0 +1,80 @@
+"""Ids, inputs, ranges and defaults: shared workflows depend on them."""
+
+import nodes as comfy_nodes
+import pytest
+
+from postdiff.nodes.cfg_cutoff import CFGCutoff
+from postdiff.nodes.cross_attn_cache_patch import CrossAttnCachePatch
+from postdiff.nodes.deep_cache_patch import DeepCachePatch
+from postdiff.nodes.mixed_resolution_ksampler import MixedResolutionKSampler
+from postdiff.nodes.mixed_resolution_patch import MixedResolutionPatch
+from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
+
+KSAMPLER = {name: None for name in comfy_nodes.KSampler.INPUT_TYPES()["required"]}
+METHODS = ["bilinear", "nearest-exact", "bicubic", "area", "bislerp"]
+MIXED = {"low_res_scale": (0.5, 0.25, 1.0), "low_res_until": (0.5, 0.0, 1.0), "upscale_method": ("bilinear", METHODS)}
+PRESETS = ["auto", "sd15", "lcm", "sdxl", "pixart_alpha", "embedded", "off"]
+NODES = {
+    MixedResolutionKSampler: (["LATENT", "MODEL"], KSAMPLER | MIXED),
+    MixedResolutionPatch: (["MODEL"], {"model": None} | MIXED),
+    DeepCachePatch: (
+        ["MODEL"],
+        {
+            "model": None,
+            "interval": (2, 1, 20),
+            "depth": (2, 1, 11),
+            "start_percent": (0.0, 0.0, 1.0),
+            "end_percent": (1.0, 0.0, 1.0),
+        },
+    ),
+    CrossAttnCachePatch: (
+        ["MODEL"],
+        {"model": None, "start_percent": (0.75, 0.0, 1.0), "mode": ("cond", ["cond", "average", "uncond", "cfg"])},
+    ),
+    CFGCutoff: (["MODEL"], {"model": None, "start_percent": (0.75, 0.0, 1.0)}),
+    PostDiffKSampler: (["LATENT", "MODEL"], KSAMPLER | {"preset": ("auto", PRESETS)}),
+}
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_the_node_is_the_one_that_workflows_know(node):
+    outputs, expected = NODES[node]
+    schema = node.define_schema()
+    assert schema.node_id == node.__name__
+    assert schema.category.startswith("PostDiff")
+    assert [output.get_io_type() for output in schema.outputs] == outputs
+    inputs = {declared.id: declared for declared in schema.inputs}
+    assert list(inputs) == list(expected)
+    for name, limits in expected.items():
+        if limits is None:
+            continue
+        declared = inputs[name]
+        assert declared.default == limits[0]
+        if isinstance(limits[1], list):
+            assert declared.options[: len(limits[1])] == limits[1]
+        else:
+            assert (declared.min, declared.max) == limits[1:]
+
+
+@pytest.mark.parametrize("node", [MixedResolutionKSampler, PostDiffKSampler])
+def test_the_samplers_take_what_the_stock_ksampler_takes(node):
+    stock = comfy_nodes.KSampler.INPUT_TYPES()["required"]
+    inputs = {declared.id: declared for declared in node.define_schema().inputs}
+    for name, (kind, options) in stock.items():
+        declared = inputs[name]
+        assert declared.tooltip == options.get("tooltip")
+        if isinstance(kind, list):
+            assert list(declared.options) == kind
+        elif "default" in options:
+            assert (declared.default, declared.min, declared.max) == tuple(
+                options[k] for k in ("default", "min", "max")
+            )
+    assert (inputs["sampler_name"].default, inputs["scheduler"].default) == ("euler", "normal")
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_every_setting_of_the_node_explains_itself(node):
+    schema = node.define_schema()
+    assert schema.description
+    for declared in schema.inputs:
+        assert declared.tooltip, declared.id
