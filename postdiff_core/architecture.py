@@ -19,7 +19,7 @@ class LatentGeometry:
 
 def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
     """The latent sizes for mixed resolution; None for an architecture that states neither levels nor a patch size."""
-    diffusion_model = getattr(diffusion_model, "_orig_mod", diffusion_model)  # torch.compile's wrapping
+    diffusion_model = whole_module(diffusion_model)
     if isinstance(diffusion_model, UNetModel):
         return LatentGeometry(multiple=2 ** (len(diffusion_model.channel_mult) - 1))
     if isinstance(diffusion_model, PixArtMS):
@@ -29,3 +29,8 @@ def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
     if isinstance(patch_size, (tuple, list)):
         patch_size = max(patch_size)
     return LatentGeometry(multiple=patch_size) if isinstance(patch_size, int) else None
+
+
+def whole_module(diffusion_model: Any) -> Any:
+    """The diffusion model itself, without what torch.compile wraps around it."""
+    return getattr(diffusion_model, "_orig_mod", diffusion_model)

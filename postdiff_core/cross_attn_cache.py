@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,20 +12,24 @@ from comfy.ldm.pixart.pixartms import PixArtMSBlock
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 
-from .run import ROWS, Branch, Cached, Row, RowCache, Run, join
+from .architecture import whole_module
+from .run import ROWS, Branch, Cached, Row, RowCache, Run, join, keeper, replaced
 from .schedule import CrossAttnCache, Mode
 
 Grid = tuple[int, int]
+Place = tuple[str, int, int]
 
 
 class Site(NamedTuple):
     """One cross-attention layer.
 
-    `block` is the host's name of the place, ("input", 4, 0): kind, block, transformer within it.
+    `place` is the host's name of it, ("input", 4, 0): kind, block, transformer within it. `output` is the module that
+    gives the layer's result, also where a replacement (IPAdapter) attends in the layer's stead.
     """
 
-    block: tuple[str, int, int]
+    place: Place
     module: torch.nn.Module
+    output: torch.nn.Module
 
 
 def check(model: Any) -> None:
@@ -42,13 +45,13 @@ def check(model: Any) -> None:
 
 def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
     """The cross-attention layers of a U-Net or PixArt, in no particular order; empty for other models."""
-    diffusion_model = getattr(diffusion_model, "_orig_mod", diffusion_model)  # torch.compile's wrapping
+    diffusion_model = whole_module(diffusion_model)
     sites = []
     for name, module in diffusion_model.named_modules():
         if isinstance(module, PixArtMSBlock):
-            sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn))
+            sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn, module.cross_attn))
         elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(module):
-            sites.append(Site(_unet_block(name), module.attn2))
+            sites.append(Site(_unet_place(name), module.attn2, module.attn2.to_out))
     return sites
 
 
@@ -63,19 +66,28 @@ def install(run: Run, settings: CrossAttnCache) -> None:
         if rows is None or not (reusing or run.plan.cross_attn_is_recorded_in(run.step.index)):
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
         diffusion_model = executor.class_obj.diffusion_model
-        known = sites.setdefault(id(diffusion_model), find_sites(diffusion_model))
-        latent = tuple(x.shape[-2:])
+        if id(diffusion_model) not in sites:
+            sites[id(diffusion_model)] = find_sites(diffusion_model)
+        known, latent = sites[id(diffusion_model)], tuple(x.shape[-2:])
         recalled = {site: memory.recall(site, rows, latent) for site in known} if reusing else {}
         hits = {site: tokens for site, tokens in recalled.items() if tokens is not None}
         misses = [site for site in known if site not in hits]
-
-        def record(site: Site, tokens: torch.Tensor) -> None:
-            missing = [row for row in rows if memory.lacks(site, row, latent)] if reusing else rows
-            memory.record(site, missing, latent, tokens)
-
-        options = _options_for(transformer_options, list(hits), misses, record)
-        with _replaced_forwards(hits, misses, record):
+        wanted = {site: memory.rows_to_record(site, rows, latent, reusing=reusing) for site in misses}
+        # Later patches may change the tokens in place.
+        copy = "attn2_output_patch" in transformer_options.get("patches", {})
+        seen: dict[Place, torch.Tensor] = {}
+        forwards = {site: _reusing(site.module, tokens, copy=copy) for site, tokens in hits.items()}
+        outputs = {
+            (site.output, "forward"): _recording(site, keeper(kept, x.shape[0], copy=copy), seen)
+            for site, kept in wanted.items()
+            if kept
+        }
+        options = _options_for(transformer_options, hits, misses)
+        with replaced({(site.module, "forward"): forward for site, forward in forwards.items()} | outputs):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        for site in misses:
+            if site.place in seen:
+                memory.record(site, wanted[site], latent, seen[site.place])
         run.measure_caches()
         return out
 
@@ -91,19 +103,22 @@ class _Memory:
         self._cache: RowCache = run.new_cache()
         self._mixed: RowCache = run.new_cache()
 
+    def rows_to_record(self, site: Site, rows: Sequence[Row], latent: Grid, *, reusing: bool) -> list[Row]:
+        """The rows whose output of this layer will be reused; while others reuse already, those that have none."""
+        return [
+            row
+            for row in rows
+            if not self._is_never_reused(row) and not (reusing and self._part(site, row, latent) is not None)
+        ]
+
     def record(self, site: Site, rows: Sequence[Row], latent: Grid, tokens: torch.Tensor) -> None:
-        """Keep the output (B, N, C) of a layer for the rows that will reuse it."""
-        kept = [row for row in rows if not self._is_never_reused(row)]
-        self._cache.store(site.block, kept, tokens, latent)
+        """Keep the output (B, N, C) of a layer, given for these rows."""
+        self._cache.store(site.place, rows, tokens, latent)
 
     def recall(self, site: Site, rows: Sequence[Row], latent: Grid) -> torch.Tensor | None:
         """The layer's output for these rows on this latent's token grid, or None if one of them has none."""
         parts = [self._part(site, row, latent) for row in rows]
         return join(parts) if all(part is not None for part in parts) else None  # type: ignore[arg-type]
-
-    def lacks(self, site: Site, row: Row, latent: Grid) -> bool:
-        """Whether the layer has nothing for this row that fits this latent."""
-        return self._part(site, row, latent) is None
 
     def _is_never_reused(self, row: Row) -> bool:
         """The negative row of a pair, if guidance has stopped when reuse begins and nothing is mixed from it."""
@@ -119,28 +134,28 @@ class _Memory:
         cache, branch = self._cache, row.branch
         if self._mode != "cond" and row.role == "positive" and not row.paired and self._mix(site, branch):
             cache = self._mixed
-        cached = cache.get(site.block, branch)
+        cached = cache.get(site.place, branch)
         if cached is None or cached.about == latent:
             return cached
         resized = resize_tokens(cached.rows, cached.about, latent)
         if resized is None:
             return None
-        cache.put(site.block, branch, resized, latent)
-        return cache.get(site.block, branch)
+        cache.put(site.place, branch, resized, latent)
+        return cache.get(site.place, branch)
 
     def _mix(self, site: Site, positive: Branch) -> bool:
         """Make what the remaining row reuses after the cut-off; false if there is no other row to mix with."""
-        if self._mixed.get(site.block, positive) is not None:
+        if self._mixed.get(site.place, positive) is not None:
             return True
         negative = self._run.partner_of(positive)
-        cond = self._cache.get(site.block, positive)
-        uncond = self._cache.get(site.block, negative) if negative else None
+        cond = self._cache.get(site.place, positive)
+        uncond = self._cache.get(site.place, negative) if negative else None
         if cond is None or uncond is None or cond.about != uncond.about or cond.rows.shape != uncond.rows.shape:
             return False
         mixed = mix(cond.rows, uncond.rows, self._mode, self._run.guider.cfg)
-        self._mixed.put(site.block, positive, mixed, cond.about)
+        self._mixed.put(site.place, positive, mixed, cond.about)
         for branch in (positive, negative):
-            self._cache.drop(site.block, branch)
+            self._cache.drop(site.place, branch)
         return True
 
 
@@ -191,85 +206,49 @@ def _has_cross_attention(module: torch.nn.Module) -> bool:
     )
 
 
-def _unet_block(name: str) -> tuple[str, int, int]:
+def _unet_place(name: str) -> Place:
     """("input", 4, 0) from input_blocks.4.1.transformer_blocks.0, ("middle", 0, 0) from the middle block's first."""
     parts = name.split(".")
     kind = parts[0].partition("_")[0]
     return kind, 0 if kind == "middle" else int(parts[1]), int(parts[-1])
 
 
-def _options_for(
-    options: dict, hits: Sequence[Site], misses: Sequence[Site], record: Callable[[Site, torch.Tensor], None]
-) -> dict:
-    """Transformer options for a call in which `hits` return their cache and `misses` are computed and recorded.
+def _options_for(options: dict, hits: Container[Site], misses: Sequence[Site]) -> dict:
+    """Transformer options for a call in which `hits` return their cache and `misses` are computed.
 
-    A U-Net layer is recorded through the first attn2_output_patch, which also sees what an attn2 replacement
-    (IPAdapter) gave. Replacements and input patches of layers that are not computed are left out: they would run for
-    nothing.
+    Replacements (IPAdapter) and input patches of layers that are not computed are left out: they would run for nothing.
     """
-    patches = dict(options.get("patches", {}))
-    others = patches.get("attn2_output_patch", [])
-    replacements = dict(options.get("patches_replace", {}))
-    by_block = {site.block: site for site in misses}
-
-    def capture(tokens, extra_options):
-        site = by_block.get((*extra_options["block"], extra_options["block_index"]))
-        if site is not None:
-            # Later patches may change the tokens in place.
-            record(site, tokens.clone() if others else tokens)
-        return tokens
-
-    if by_block:
-        patches["attn2_output_patch"] = [capture, *others]
-    if hits:
-        if not misses:
-            patches.pop("attn2_patch", None)
-        given = replacements.pop("attn2", {})
-        replacements["attn2"] = {
-            block: given.get(block, given.get(block[:2])) for block in by_block if block in given or block[:2] in given
-        }
+    if not hits:
+        return options
+    patches, replacements = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
+    if not misses:
+        patches.pop("attn2_patch", None)
+    given = replacements.pop("attn2", {})
+    computed = [site.place for site in misses]
+    replacements["attn2"] = {
+        place: given.get(place, given.get(place[:2])) for place in computed if place in given or place[:2] in given
+    }
     return {**options, "patches": patches, "patches_replace": replacements}
 
 
-@contextlib.contextmanager
-def _replaced_forwards(
-    hits: dict[Site, torch.Tensor], misses: Sequence[Site], record: Callable[[Site, torch.Tensor], None]
-) -> Iterator[None]:
-    """For one model call, let `hits` return their cache, and record PixArt's `misses` (it has no patches to do it)."""
-    forwards = {site.module: _reusing(site.module, tokens) for site, tokens in hits.items()}
-    forwards |= {site.module: _recording(site, record) for site in misses if site.block[0] == "blocks"}
-    before = {module: module.__dict__.get("forward") for module in forwards}
-    try:
-        for module, forward in forwards.items():
-            module.__dict__["forward"] = forward
-        yield
-    finally:
-        for module, forward in before.items():
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward
-
-
-def _reusing(module: torch.nn.Module, tokens: torch.Tensor) -> Callable:
+def _reusing(module: torch.nn.Module, tokens: torch.Tensor, *, copy: bool) -> Callable:
     compute = module.forward
 
     def forward(x, *args, **kwargs):
         if tokens.shape[:2] != x.shape[:2]:
             # Another patch (Deep Shrink) has changed the layer's size within the model.
             return compute(x, *args, **kwargs)
-        patched = "attn2_output_patch" in kwargs.get("transformer_options", {}).get("patches", {})
-        return tokens.clone() if patched else tokens
+        return tokens.clone() if copy else tokens
 
     return forward
 
 
-def _recording(site: Site, record: Callable[[Site, torch.Tensor], None]) -> Callable:
-    compute = site.module.forward
+def _recording(site: Site, keep: Callable[[torch.Tensor], torch.Tensor], seen: dict[Place, torch.Tensor]) -> Callable:
+    compute, place = site.output.forward, site.place
 
     def forward(*args, **kwargs):
         tokens = compute(*args, **kwargs)
-        record(site, tokens)
+        seen[place] = keep(tokens)
         return tokens
 
     return forward

@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from comfy.patcher_extension import WrappersMP
 
-from .run import ROWS, Row, RowCache, Run, join
+from .architecture import whole_module
+from .run import ROWS, Row, Run, join, keeper, replaced
 from .schedule import DeepCache
 
 PLACE = "deep feature"
@@ -40,26 +42,33 @@ def install(run: Run, settings: DeepCache) -> None:
     """Add the deep cache to a run."""
     cache = run.new_cache()
 
-    def wrapper(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+    def wrapper(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        def call(forward=None):
+            unet = whole_module(executor.class_obj.diffusion_model)
+            with replaced({(unet, "_forward"): forward(unet)} if forward else {}):
+                return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
         rows = transformer_options.get(ROWS)
         if run.step.deep == "off" or rows is None:
             cache.clear()
-            return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
-        unet = executor.class_obj
-        about = (tuple(x.shape[1:]), x.dtype)
+            return call()
+        about = tuple(x.shape[1:])
         cached = [cache.get(PLACE, row.branch) for row in rows] if run.step.deep == "reuse" else [None]
-        if all(part is not None and part.about[0] == about for part in cached):
-            shallow = _shallow_forward(unet, settings.depth, join(cached), cached[0].about[1])
-            rest = WrapperExecutor.new_class_executor(shallow, unet, executor.wrappers, executor.idx + 1)
-            return rest.execute(x, timesteps, context, y, control, transformer_options, **kwargs)
-        if run.step.deep == "reuse" or run.plan.deep_feature_is_reused_after(run.step.index):
-            keep = _rows_to_keep(run, rows)
-            transformer_options = _capturing(unet, settings.depth, transformer_options, keep, cache, about)
-        out = executor(x, timesteps, context, y, control, transformer_options, **kwargs)
-        run.measure_caches()
+        if all(part is not None and part.about == about for part in cached):
+            return call(lambda unet: _shallow_forward(unet, settings.depth, join(cached)))
+        if run.step.deep == "refresh" and not run.plan.deep_feature_is_reused_after(run.step.index):
+            return call()
+        kept, seen = _rows_to_keep(run, rows), []
+        # FreeU and others change the feature in place.
+        patched = "output_block_patch" in transformer_options.get("patches", {})
+        keep = keeper(kept, x.shape[0], copy=patched)
+        out = call(lambda unet: _capturing_forward(unet, settings.depth, lambda feature: seen.append(keep(feature))))
+        if seen:  # another wrapper (EasyCache) may have left the model out
+            cache.store(PLACE, kept, seen[-1], about)
+            run.measure_caches()
         return out
 
-    run.add_wrapper(WrappersMP.DIFFUSION_MODEL, wrapper)
+    run.add_wrapper(WrappersMP.APPLY_MODEL, wrapper)
 
 
 def _rows_to_keep(run: Run, rows: Sequence[Row]) -> list[Row]:
@@ -70,46 +79,48 @@ def _rows_to_keep(run: Run, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not (row.paired and row.role == "negative")]
 
 
-def _capturing(
-    unet: UNetModel, depth: int, transformer_options: dict, rows: Sequence[Row], cache: RowCache, about: Any
-) -> dict:
-    """Transformer options with which the model also keeps the deep feature of `rows`."""
-    first_kept = ("output", len(unet.output_blocks) - depth)
-    patches = dict(transformer_options.get("patches", {}))
-    others = list(patches.get("output_block_patch", []))
+def _capturing_forward(unet: UNetModel, depth: int, capture: Callable[[torch.Tensor], None]) -> Callable:
+    """The host's own U-Net forward, which also shows what enters the first of the last `depth` output blocks."""
 
-    def capture(h, skip, options):
-        if tuple(options["block"]) == first_kept:
-            # FreeU and others change h in place afterwards.
-            feature = h.clone() if others else h
-            cache.store(PLACE, rows, feature, (about, options.get("transformer_index")))
-        return h, skip
+    def show(feature):
+        capture(feature)
+        return feature
 
-    patches["output_block_patch"] = [capture, *others]
-    return {**transformer_options, "patches": patches}
-
-
-def _shallow_forward(unet: UNetModel, depth: int, feature: torch.Tensor, transformer_index: int | None) -> Callable:
-    """The host's own U-Net forward on the first and last `depth` blocks around a cached deep feature."""
-    skipped = len(unet.output_blocks) - depth
-    view = _ShallowUNet(unet, depth, feature)
+    *deeper, last = unet.output_blocks[:-depth]
+    view = _UNetView(unet, output_blocks=[*deeper, [*last, show], *unet.output_blocks[-depth:]])
 
     def forward(x, timesteps, context, y, control, transformer_options, **kwargs):
-        options = _ShiftedOptions(transformer_options, skipped, transformer_index)
+        return type(unet)._forward(view, x, timesteps, context, y, control, transformer_options, **kwargs)
+
+    return forward
+
+
+def _shallow_forward(unet: UNetModel, depth: int, feature: torch.Tensor) -> Callable:
+    """The host's own U-Net forward on the first and last `depth` blocks around a cached deep feature."""
+    view = _UNetView(
+        unet,
+        input_blocks=unet.input_blocks[:depth],
+        middle_block=[lambda h: feature],
+        output_blocks=unet.output_blocks[-depth:],
+    )
+    skipped = len(unet.output_blocks) - depth
+    blocks_before = [*unet.input_blocks, unet.middle_block or (), *unet.output_blocks[:skipped]]
+    transformers_before = sum(isinstance(layer, SpatialTransformer) for block in blocks_before for layer in block)
+
+    def forward(x, timesteps, context, y, control, transformer_options, **kwargs):
+        options = _ShiftedOptions(transformer_options, skipped, transformers_before)
         control = _shallow_control(control, skipped)
         return type(unet)._forward(view, x, timesteps, context, y, control, options, **kwargs)
 
     return forward
 
 
-class _ShallowUNet:
-    """What UNetModel._forward sees of the U-Net in a reuse step."""
+class _UNetView:
+    """What UNetModel._forward sees of the U-Net: itself, with other blocks."""
 
-    def __init__(self, unet: UNetModel, depth: int, feature: torch.Tensor) -> None:
+    def __init__(self, unet: UNetModel, **blocks: Any) -> None:
         self._unet = unet
-        self.input_blocks = unet.input_blocks[:depth]
-        self.middle_block = [lambda h: feature]
-        self.output_blocks = unet.output_blocks[-depth:]
+        self.__dict__.update(blocks)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._unet, name)
@@ -122,7 +133,7 @@ class _ShiftedOptions(dict):
     had it.
     """
 
-    def __init__(self, options: dict, skipped: int, transformer_index: int | None) -> None:
+    def __init__(self, options: dict, skipped: int, transformer_index: int) -> None:
         super().__init__(options)
         self._skipped = skipped
         self._transformer_index = transformer_index
@@ -132,7 +143,7 @@ class _ShiftedOptions(dict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "block" and value[0] == "output":
-            if value[1] == 0 and self._transformer_index is not None:
+            if value[1] == 0:
                 super().__setitem__("transformer_index", self._transformer_index)
             value = ("output", value[1] + self._skipped)
         super().__setitem__(key, value)

@@ -26,6 +26,8 @@ log = logging.getLogger("postdiff")
 KEY = "postdiff"
 ROWS = "postdiff_rows"
 
+_ABSENT = object()
+
 Role = Literal["positive", "negative"]
 
 
@@ -84,13 +86,12 @@ class RowCache:
         self._entries: dict[tuple[Hashable, Branch], Cached] = {}
 
     def store(self, place: Hashable, rows: Sequence[Row], tensor: torch.Tensor, about: Any = None) -> None:
-        """Keep the given rows of `tensor` (batch first). Rows left out do not stay in memory."""
-        kept = sum(row.span.stop - row.span.start for row in rows)
-        if kept == tensor.shape[0]:
-            entries = [(row.branch, Cached(tensor, row.span, about)) for row in rows]
-        else:
-            entries = [(row.branch, _alone(tensor[row.span].clone(), about)) for row in rows]
-        self._entries.update({(place, branch): cached for branch, cached in entries})
+        """Keep `tensor` (batch first), which holds these rows in order, and nothing else."""
+        start = 0
+        for row in rows:
+            stop = start + row.span.stop - row.span.start
+            self._entries[place, row.branch] = Cached(tensor, slice(start, stop), about)
+            start = stop
 
     def put(self, place: Hashable, branch: Branch, tensor: torch.Tensor, about: Any = None) -> None:
         """Keep `tensor` as all of what `branch` has at `place`."""
@@ -110,6 +111,17 @@ class RowCache:
         """Memory held, counted from storages: slices of one tensor count once."""
         storages = {c.tensor.untyped_storage().data_ptr(): c.tensor.untyped_storage() for c in self._entries.values()}
         return sum(storage.nbytes() for storage in storages.values())
+
+
+def keeper(rows: Sequence[Row], batch: int, *, copy: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that takes these rows out of a tensor of `batch` rows, so that the others do not stay in memory.
+
+    If they are all of its rows, the tensor itself is kept, or a copy where someone may still write to it.
+    """
+    spans = [row.span for row in rows]
+    if sum(span.stop - span.start for span in spans) == batch:
+        return torch.clone if copy else lambda tensor: tensor
+    return lambda tensor: torch.cat([tensor[span] for span in spans])
 
 
 def join(parts: Sequence[Cached]) -> torch.Tensor:
@@ -281,6 +293,26 @@ class Run:
             span = slice(position * batch, (position + 1) * batch)
             rows.append(Row(branch, self._roles.get(uuid), self._pass_is_paired, span))
         return tuple(rows)
+
+
+@contextlib.contextmanager
+def replaced(attributes: dict[tuple[torch.nn.Module, str], Any]) -> Iterator[None]:
+    """Give instances other attributes, usually methods, for the length of one model call.
+
+    torch.compile guards on them, so that each kind of step gets a graph of its own; what travels in the transformer
+    options it would not notice (the host's compile node leaves those out of the guards).
+    """
+    before = {place: place[0].__dict__.get(place[1], _ABSENT) for place in attributes}
+    try:
+        for (module, name), attribute in attributes.items():
+            module.__dict__[name] = attribute
+        yield
+    finally:
+        for (module, name), attribute in before.items():
+            if attribute is _ABSENT:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = attribute
 
 
 def _alone(tensor: torch.Tensor, about: Any) -> Cached:
