@@ -1,0 +1,234 @@
+"""A run leaves nothing behind: not when it ends, not when it fails, not when it is interrupted, at whatever step."""
+
+import comfy.model_management
+import pytest
+import torch
+from comfy.model_management import InterruptProcessingException
+
+import pack_nodes
+import tiny_models
+import traces
+from postdiff.postdiff_core import patch, schedule
+from reference import Techniques
+
+STEPS = 6
+EVERYTHING = Techniques(
+    low_res_scale=0.5,
+    low_res_until=0.4,
+    interval=2,
+    depth=3,
+    cross_attn_start=0.6,
+    cutoff_start=0.8,
+    mode="average",
+)
+WITHOUT_DEEP_CACHE = Techniques(
+    low_res_scale=0.5, low_res_until=0.4, cross_attn_start=0.6, cutoff_start=0.8, mode="average"
+)
+MODELS = {"sd15": tiny_models.sd15, "pixart_alpha": tiny_models.pixart_alpha}
+
+
+class LayerError(Exception):
+    """What a layer raises in these tests."""
+
+
+def fail(_module, _inputs, _output):
+    raise LayerError
+
+
+def interrupt(_module, _inputs, _output):
+    """What the canvas does; the host raises in the next layer it comes to."""
+    comfy.model_management.interrupt_current_processing()
+
+
+def at_evaluation(model, number, action):
+    """Let `action` happen inside the model's evaluation of that number: after a layer that every evaluation runs."""
+    network = model.model.diffusion_model
+    layer = network.blocks[-1].attn.proj if hasattr(network, "blocks") else network.output_blocks[-1][0].in_layers[0]
+    seen = []
+
+    def hook(*args):
+        seen.append(number)
+        if len(seen) == number + 1:
+            action(*args)
+
+    return layer.register_forward_hook(hook)
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    model = MODELS[request.param]()
+    tiny_models.stock_sample(model, steps=1)  # the host prepares the modules of a model when it is first used
+    return model
+
+
+@pytest.fixture
+def patched(model):
+    return pack_nodes.patched(model, WITHOUT_DEEP_CACHE if tiny_models.is_transformer(model) else EVERYTHING)
+
+
+def sample(model):
+    return tiny_models.stock_sample(model, steps=STEPS, scheduler="simple")
+
+
+def run_that_ends_with(error, patched):
+    try:
+        sample(patched)
+    except error:
+        return
+    pytest.fail(f"The run did not end with {error.__name__}.")
+
+
+def test_after_a_run_everything_is_as_before(model, patched):
+    stock = sample(model)
+    before = traces.state(model), traces.state(patched)
+    changed = sample(patched)
+    assert traces.differences(before[0], traces.state(model)) == []
+    assert traces.differences(before[1], traces.state(patched)) == []
+    assert torch.equal(sample(model), stock)
+    assert torch.equal(sample(patched), changed)
+
+
+def test_after_a_run_no_tensor_of_it_is_alive(patched):
+    sample(patched)
+    before = traces.live_tensors()
+    latent = sample(patched)
+    left = [tensor.shape for key, tensor in traces.live_tensors().items() if key not in before and tensor is not latent]
+    assert left == []
+
+
+@pytest.mark.parametrize(("action", "error"), [(fail, LayerError), (interrupt, InterruptProcessingException)])
+def test_after_a_run_that_fails_in_any_step_everything_is_as_before(model, patched, action, error):
+    stock, changed = sample(model), sample(patched)
+    before = traces.state(model), traces.state(patched)
+    held = traces.live_tensors()
+    for step in range(STEPS):
+        hook = at_evaluation(model, step, action)
+        run_that_ends_with(error, patched)
+        hook.remove()
+        assert traces.differences(before[0], traces.state(model)) == [], step
+        assert traces.differences(before[1], traces.state(patched)) == [], step
+        left = [tensor.shape for key, tensor in traces.live_tensors().items() if key not in held]
+        assert left == [], step
+        assert torch.equal(sample(model), stock), step
+    assert torch.equal(sample(patched), changed)
+
+
+@pytest.mark.parametrize("mode", ["cond", "average"])
+def test_a_run_that_fails_among_reused_layers_puts_their_forwards_back(mode):
+    """The layer fails while all cross-attention layers answer from the cache."""
+    model = tiny_models.sd15()
+    tiny_models.stock_sample(model, steps=1)
+    patched = pack_nodes.with_cross_attn_cache(model, Techniques(cross_attn_start=0.5, mode=mode))
+    layers = [module for module in model.model.modules() if "attn2" in module._modules]
+    before = traces.state(model)
+    hook = at_evaluation(model, STEPS - 1, fail)
+    run_that_ends_with(LayerError, patched)
+    hook.remove()
+    assert layers and not any("forward" in vars(layer.attn2) for layer in layers)
+    assert traces.differences(before, traces.state(model)) == []
+
+
+def bytes_held_in_the_last_step(model, techniques):
+    """Memory of all tensors in the last evaluation, while a layer near its start runs."""
+    held = []
+    layer = model.model.diffusion_model.time_embed[0]
+    hook = layer.register_forward_hook(lambda *_: held.append(traces.live_bytes()))
+    sample(pack_nodes.patched(model, techniques))
+    hook.remove()
+    return held[-1]
+
+
+def test_deep_features_are_freed_after_their_window():
+    model = tiny_models.sd15()
+    bytes_held_in_the_last_step(model, Techniques())
+    without = bytes_held_in_the_last_step(model, Techniques())
+    window_to_the_end = bytes_held_in_the_last_step(model, Techniques(interval=2, depth=2))
+    window_that_ended = bytes_held_in_the_last_step(model, Techniques(interval=2, depth=2, deep_end=0.5))
+    feature = 2 * 32 * 16 * 16 * 4  # rows, channels, sides, bytes
+    assert window_to_the_end >= without + feature
+    assert window_that_ended < without + feature
+
+
+def test_deep_features_of_the_low_resolution_are_freed_at_the_switch():
+    """The window ends with the low-resolution stage."""
+    model = tiny_models.sd15()
+    mixed = {"low_res_scale": 0.5, "low_res_until": 0.5}
+    bytes_held_in_the_last_step(model, Techniques(**mixed))
+    without = bytes_held_in_the_last_step(model, Techniques(**mixed))
+    deep = bytes_held_in_the_last_step(model, Techniques(**mixed, interval=2, depth=2, deep_end=0.5))
+    assert deep < without + 2 * 32 * 8 * 8 * 4
+
+
+class Listener:
+    """An observer of a run."""
+
+    def __init__(self):
+        self.heard = []
+
+    def on_plan(self, plan, notes):
+        self.heard.append(("plan", [step.document() for step in plan.steps], list(notes)))
+
+    def on_step(self, index):
+        self.heard.append(("step", index))
+
+    def on_report(self, report):
+        self.heard.append(("report", report))
+
+
+def listened_to(model):
+    listener = Listener()
+    mixed = patch.add(model, schedule.MixedResolution(0.5, 0.5))
+    return patch.add(mixed, schedule.DeepCache(), listener), listener
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "heun", "dpmpp_2m"])
+def test_observers_hear_the_plan_each_step_once_and_the_report(sampler_name):
+    patched, listener = listened_to(tiny_models.sd15())
+    tiny_models.stock_sample(patched, sampler_name=sampler_name, scheduler="simple")
+    plan, *steps, report = listener.heard
+    assert plan[0] == "plan" and [step["stage"] for step in plan[1]] == ["low"] * 3 + ["full"] * 3
+    assert steps == [("step", index) for index in range(6)]
+    assert report == ("report", pack_nodes.report(patched))
+    assert report[1]["plan"] == plan[1]
+
+
+def test_observers_hear_no_report_of_a_run_that_fails():
+    model = tiny_models.sd15()
+    patched, listener = listened_to(model)
+    hook = at_evaluation(model, 4, fail)
+    run_that_ends_with(LayerError, patched)
+    hook.remove()
+    assert [event[0] for event in listener.heard] == ["plan"] + ["step"] * 5
+
+
+def test_the_report_says_what_was_done():
+    model = tiny_models.sd15()
+    patched = pack_nodes.patched(model, EVERYTHING)
+    sample(patched)
+    report = pack_nodes.report(patched)
+    assert report["plan"] == [
+        {"stage": "low", "deep": "refresh", "xattn": "compute", "cfg": "on"},
+        {"stage": "low", "deep": "reuse", "xattn": "compute", "cfg": "on"},
+        {"stage": "low", "deep": "refresh", "xattn": "compute", "cfg": "on"},
+        {"stage": "full", "deep": "refresh", "xattn": "compute", "cfg": "on"},
+        {"stage": "full", "deep": "reuse", "xattn": "reuse", "cfg": "on"},
+        {"stage": "full", "deep": "refresh", "xattn": "reuse", "cfg": "off"},
+    ]
+    assert (report["size"], report["low_size"]) == ([16, 16], [8, 8])
+    assert len(report["steps"]) == STEPS and all(step["seconds"] > 0 for step in report["steps"])
+    assert report["totals"]["seconds"] == pytest.approx(sum(step["seconds"] for step in report["steps"]))
+    assert report["totals"]["macs"] == sum(step["macs"] for step in report["steps"])
+    assert report["totals"]["work_saved"] == pytest.approx(
+        1 - report["totals"]["macs"] / report["totals"]["macs_stock"]
+    )
+    assert report["cached_bytes"] >= 2 * 32 * 16 * 16 * 4
+    assert report["notes"] == []
+
+
+def test_a_run_of_full_cost_steps_only_is_as_fast_as_itself():
+    patched = pack_nodes.with_cfg_cutoff(tiny_models.sd15(), Techniques(cutoff_start=0.7))
+    sample(patched)
+    assert pack_nodes.report(patched)["totals"]["speedup"] > 0
+    unguided = pack_nodes.with_cfg_cutoff(tiny_models.sd15(), Techniques(cutoff_start=0.0))
+    sample(unguided)
+    assert pack_nodes.report(unguided)["totals"]["speedup"] is None
