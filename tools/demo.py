@@ -9,7 +9,7 @@ import argparse
 import copy
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,18 +130,24 @@ def table(rows: Sequence[Row]) -> str:
 
 def line(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
     stock, postdiff = (sum(row.seconds[column] for row in rows) for column in COLUMNS)
-    macs_stock, macs = (sum(row.report["totals"][key] for row in rows) for key in ("macs_stock", "macs"))
+    macs_stock, macs = (counted(row.report["totals"][key] for row in rows) for key in ("macs_stock", "macs"))
     shares = (("stage", "low"), ("deep", "reuse"), ("cfg", "off"))
     return (
         name,
         f"{stock:.2f}",
         f"{postdiff:.2f}",
         f"{stock / postdiff:.2f}x",
-        f"{macs_stock / 1e9:.1f}",
-        f"{macs / 1e9:.1f}",
-        f"{macs_stock / macs:.2f}x",
+        f"{macs_stock / 1e9:.1f}" if macs_stock else "-",
+        f"{macs / 1e9:.1f}" if macs else "-",
+        f"{macs_stock / macs:.2f}x" if macs and macs_stock else "-",
         *(f"{sum(row.share(*share) for row in rows) / len(rows):.0%}" for share in shares),
     )
+
+
+def counted(numbers: Iterable[int | None]) -> int | None:
+    """Their sum; None if one of them could not be counted (a note says why)."""
+    found = list(numbers)
+    return None if None in found else sum(number for number in found if number is not None)
 
 
 def picture(rows: Sequence[Row]) -> Image.Image:
@@ -203,7 +209,9 @@ def main(arguments: Sequence[str]) -> None:
         progress.bar.close()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     picture(rows).save(options.out)
-    print(f"\n{table(rows)}\n\n{options.steps} steps, seed {options.seed}. Pictures: {options.out.resolve()}")
+    notes = dict.fromkeys(note for row in rows for note in row.report["notes"])
+    summary = f"{options.steps} steps, seed {options.seed}. Pictures: {options.out.resolve()}"
+    print("", table(rows), "", *notes, summary, sep="\n")
 
 
 if __name__ == "__main__":
