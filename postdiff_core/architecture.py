@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.ldm.pixart.pixartms import PixArtMS
+
+Grid = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,15 @@ def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
 def whole_module(diffusion_model: Any) -> Any:
     """The diffusion model itself, without what torch.compile wraps around it."""
     return getattr(diffusion_model, "_orig_mod", diffusion_model)
+
+
+def downsamplings(blocks: Iterable[Any]) -> int:
+    """How often these blocks of a U-Net halve the sides of what runs through them."""
+    return sum(isinstance(layer, Downsample) for block in blocks for layer in block)
+
+
+def halve(grid: Grid, times: int) -> Grid:
+    """The sides after a number of downsamplings; an odd side leaves the larger half."""
+    for _ in range(times):
+        grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+    return grid

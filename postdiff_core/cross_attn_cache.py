@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,10 @@ from comfy.ldm.pixart.pixartms import PixArtMSBlock
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 
-from .architecture import whole_module
+from .architecture import Grid, downsamplings, halve, whole_module
 from .run import ROWS, Branch, Cached, Row, RowCache, Run, join, keeper, replaced
 from .schedule import CrossAttnCache, Mode
 
-Grid = tuple[int, int]
 Place = tuple[str, int, int]
 
 
@@ -53,6 +53,14 @@ def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
         elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(module):
             sites.append(Site(_unet_place(name), module.attn2, module.attn2.to_out))
     return sites
+
+
+def output_size(diffusion_model: torch.nn.Module, latent: Grid) -> int:
+    """Numbers in one row of the outputs of all cross-attention layers, for a latent of this height and width."""
+    return sum(
+        _width(site) * math.prod(halve(latent, _level(diffusion_model, site.place)))
+        for site in find_sites(diffusion_model)
+    )
 
 
 def install(run: Run, settings: CrossAttnCache) -> None:
@@ -180,22 +188,16 @@ def resize_tokens(tokens: torch.Tensor, latent: Grid, new_latent: Grid) -> torch
     level = _halvings(latent, tokens.shape[1])
     if level is None:
         return None
-    height, _ = _halve(latent, level)
+    height, _ = halve(latent, level)
     images = rearrange(tokens, "b (h w) c -> b c h w", h=height)
-    resized = torch.nn.functional.interpolate(images, size=_halve(new_latent, level), mode="bilinear")
+    resized = torch.nn.functional.interpolate(images, size=halve(new_latent, level), mode="bilinear")
     return rearrange(resized, "b c h w -> b (h w) c")
-
-
-def _halve(grid: Grid, times: int) -> Grid:
-    for _ in range(times):
-        grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
-    return grid
 
 
 def _halvings(grid: Grid, tokens: int) -> int | None:
     level = 0
     while grid[0] * grid[1] > tokens:
-        grid = _halve(grid, 1)
+        grid = halve(grid, 1)
         level += 1
     return level if grid[0] * grid[1] == tokens else None
 
@@ -211,6 +213,21 @@ def _unet_place(name: str) -> Place:
     parts = name.split(".")
     kind = parts[0].partition("_")[0]
     return kind, 0 if kind == "middle" else int(parts[1]), int(parts[-1])
+
+
+def _width(site: Site) -> int:
+    last = site.module.proj if site.place[0] == "blocks" else site.module.to_out[0]
+    return last.out_features
+
+
+def _level(diffusion_model: torch.nn.Module, place: Place) -> int:
+    """How often the latent's sides are halved on the way to this layer."""
+    kind, block, _ = place
+    if kind == "blocks":
+        return 1  # PixArt's patches of 2 x 2
+    inputs = diffusion_model.input_blocks
+    reached = {"input": block + 1, "middle": len(inputs), "output": len(inputs) - block}[kind]
+    return downsamplings(inputs[:reached])
 
 
 def _options_for(options: dict, hits: Container[Site], misses: Sequence[Site]) -> dict:

@@ -6,6 +6,7 @@ on the first and last `depth` blocks, with that feature in place of everything b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
-from .architecture import whole_module
+from .architecture import Grid, downsamplings, halve, whole_module
 from .run import ROWS, Row, Run, join, keeper, replaced
 from .schedule import DeepCache
 
@@ -38,9 +39,16 @@ def check(model: Any, settings: DeepCache) -> None:
         )
 
 
+def feature_size(unet: UNetModel, depth: int, latent: Grid) -> int:
+    """Numbers in one row of the deep feature, for a latent of this height and width."""
+    channels = unet.output_blocks[-depth - 1][0].out_channels
+    return channels * math.prod(halve(latent, downsamplings(unet.input_blocks[:depth])))
+
+
 def install(run: Run, settings: DeepCache) -> None:
     """Add the deep cache to a run."""
     cache = run.new_cache()
+    refreshed_in = -1
 
     def wrapper(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         def call(forward=None):
@@ -48,17 +56,22 @@ def install(run: Run, settings: DeepCache) -> None:
             with replaced({(unet, "_forward"): forward(unet)} if forward else {}):
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
+        nonlocal refreshed_in
         rows = transformer_options.get(ROWS)
         if run.step.deep == "off" or rows is None:
             cache.clear()
             return call()
+        if run.step.deep == "refresh" and run.step.index != refreshed_in:
+            cache.clear()  # also of rows that no longer run
+            refreshed_in = run.step.index
         about = tuple(x.shape[1:])
         cached = [cache.get(PLACE, row.branch) for row in rows] if run.step.deep == "reuse" else [None]
         if all(part is not None and part.about == about for part in cached):
             return call(lambda unet: _shallow_forward(unet, settings.depth, join(cached)))
-        if run.step.deep == "refresh" and not run.plan.deep_feature_is_reused_after(run.step.index):
+        kept = _rows_to_keep(run, rows)
+        if not kept:
             return call()
-        kept, seen = _rows_to_keep(run, rows), []
+        seen: list[torch.Tensor] = []
         # FreeU and others change the feature in place.
         patched = "output_block_patch" in transformer_options.get("patches", {})
         keep = keeper(kept, x.shape[0], copy=patched)
@@ -72,9 +85,11 @@ def install(run: Run, settings: DeepCache) -> None:
 
 
 def _rows_to_keep(run: Run, rows: Sequence[Row]) -> list[Row]:
-    """All rows that the next step runs: not the negative one if guidance stops there."""
-    following = min(run.step.index + 1, len(run.plan.steps) - 1)
-    if run.plan.steps[following].guided:
+    """The rows that later steps reuse: none where none does, not the negative one if guidance stops there."""
+    index, steps = run.step.index, run.plan.steps
+    if run.step.deep == "refresh" and not run.plan.deep_feature_is_reused_after(index):
+        return []
+    if steps[min(index + 1, len(steps) - 1)].guided:
         return list(rows)
     return [row for row in rows if not (row.paired and row.role == "negative")]
 

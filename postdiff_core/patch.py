@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from . import cfg_cutoff, cross_attn_cache, deep_cache, mixed_resolution, report
+from . import cfg_cutoff, cross_attn_cache, deep_cache, memory, mixed_resolution, report
 from .mixed_resolution import Sampling, Size
 from .run import KEY, Observer, Run
 from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Plan, Settings, Step, plan, step_at_sigma
@@ -96,7 +96,7 @@ class PostDiff:
     ) -> torch.Tensor:
         sampling = Sampling(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs)
         run, low = self._plan_run(executor.class_obj, sampling)
-        self._install_techniques(run)
+        self._install_techniques(run, sampling, low)
         with run.on(executor.class_obj):
             for observer in self.observers:
                 observer.on_plan(run.plan, run.notes)
@@ -148,7 +148,7 @@ class PostDiff:
         notes.extend([note] if note else [])
         return low
 
-    def _install_techniques(self, run: Run) -> None:
+    def _install_techniques(self, run: Run, sampling: Sampling, low: Size | None) -> None:
         """Only those that act in this run: at a neutral setting nothing of a technique is there."""
         settings, steps = self.settings, run.plan.steps
         if settings.cfg_cutoff is not None and not all(step.guided for step in steps):
@@ -157,6 +157,8 @@ class PostDiff:
             cross_attn_cache.install(run, settings.cross_attn_cache)
         if settings.deep_cache is not None and any(step.deep == "reuse" for step in steps):
             deep_cache.install(run, settings.deep_cache)
+        if not all(step.is_full_cost for step in steps):
+            memory.install(run, settings, tuple(sampling.noise.shape), low)
 
 
 def _check(model: Any, technique: Technique) -> None:

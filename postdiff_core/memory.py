@@ -1,0 +1,65 @@
+"""What the caches will hold, told to ComfyUI before it decides how much of the model stays loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+from comfy.patcher_extension import WrappersMP
+
+from . import cross_attn_cache, deep_cache
+from .architecture import Grid, whole_module
+from .schedule import Plan, Settings
+
+GUIDED_ROWS = 2
+
+
+def install(run: Any, settings: Settings, noise_shape: tuple[int, ...], low: Grid | None) -> None:
+    """Make ComfyUI plan both stages of a run for the full size and for what the caches hold."""
+
+    def wrapper(executor: Callable, model: Any, _stage_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
+        base = model.model
+        diffusion_model = whole_module(base.diffusion_model)
+        held = cached_values(diffusion_model, run.plan, settings, noise_shape[-2:], low) * noise_shape[0]
+        padding = held * comfy.model_management.dtype_size(base.get_dtype_inference())
+        # The host takes no bytes here, only a shape, and counts memory in proportion to it.
+        *sides, width = noise_shape
+        longer = math.ceil(width * (1 + padding / base.memory_required(list(noise_shape))))
+        return executor(model, [*sides, longer], conds, *args, **kwargs)
+
+    run.add_wrapper(WrappersMP.PREPARE_SAMPLING, wrapper)
+
+
+def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Grid, low: Grid | None) -> int:
+    """The most numbers that the caches hold at once for one picture, if two rows run while guidance is on.
+
+    `size` and `low` are latent (height, width). Multiply by the batch and by the bytes of the model's number format.
+    """
+    most, feature = 0, 0
+    for step in plan.steps:
+        latent = low if step.low_res and low else size
+        if settings.deep_cache is None or step.deep == "off":
+            feature = 0
+        elif step.deep == "refresh":
+            feature = _rows_reused_after(plan, step.index) * deep_cache.feature_size(
+                diffusion_model, settings.deep_cache.depth, latent
+            )
+        most = max(most, feature + _cross_attn_values(diffusion_model, plan, settings, step.index, latent))
+    return most
+
+
+def _rows_reused_after(plan: Plan, index: int) -> int:
+    """Rows of the deep feature that step `index` leaves for the next."""
+    if not plan.deep_feature_is_reused_after(index):
+        return 0
+    return GUIDED_ROWS if plan.steps[index + 1].guided else 1
+
+
+def _cross_attn_values(diffusion_model: Any, plan: Plan, settings: Settings, index: int, latent: Grid) -> int:
+    start = plan.cross_attn_start
+    if settings.cross_attn_cache is None or not (plan.cross_attn_is_recorded_in(index) or index >= start):
+        return 0
+    positive_only = settings.cross_attn_cache.mode == "cond" and plan.guidance_stop <= start
+    return (1 if positive_only else GUIDED_ROWS) * cross_attn_cache.output_size(diffusion_model, latent)

@@ -1,0 +1,79 @@
+"""What the caches hold: planned, counted and told to ComfyUI."""
+
+import comfy.model_management
+import pytest
+
+import full_size_models
+import tiny_models
+from postdiff.postdiff_core import patch
+from postdiff.postdiff_core.memory import cached_values
+from postdiff.postdiff_core.presets import PRESETS
+from postdiff.postdiff_core.schedule import (
+    CFGCutoff,
+    CrossAttnCache,
+    DeepCache,
+    MixedResolution,
+    Settings,
+    plan,
+    step_at_uniform_timesteps,
+)
+
+OTHERS = {
+    "both rows reuse their own": Settings(None, DeepCache(3, 1), CrossAttnCache(0.5), None),
+    "rows are mixed": Settings(MixedResolution(0.5, 0.5), None, CrossAttnCache(0.3, "average"), CFGCutoff(0.6)),
+}
+
+
+def layout(settings, steps):
+    return plan(settings, steps, lambda fraction: step_at_uniform_timesteps(steps, fraction))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, PRESETS[name]) for name in ("sd15", "sdxl", "pixart_alpha")), *(("sd15", s) for s in OTHERS.values())],
+    ids=["sd15", "sdxl", "pixart_alpha", *OTHERS],
+)
+def test_what_is_planned_is_what_a_run_holds_at_most(name, settings):
+    model = tiny_models.MODELS[name]()
+    patched = patch.fill(model, settings)
+    tiny_models.stock_sample(patched, steps=8, latent_image=tiny_models.latent(model, batch=2))
+    report = patch.carried_by(patched).last_report
+    low = tuple(report["low_size"]) if report["low_size"] else None
+    held = cached_values(model.model.diffusion_model, layout(settings, 8), settings, tuple(report["size"]), low)
+    assert report["cached_bytes"] == held * 2 * 4 > 0  # two pictures in float32
+
+
+@pytest.mark.parametrize(
+    ("name", "settings_of", "steps", "side", "scale", "most_mb"),
+    [
+        ("sd15", "sd15", 20, 96, 0.5, 150),
+        ("sd15", "lcm", 8, 96, 0.5, 150),
+        ("sdxl", "sdxl", 20, 128, 0.75, 450),
+        ("pixart_alpha", "pixart_alpha", 20, 128, 0.75, 300),
+    ],
+)
+def test_the_paper_settings_hold_little_in_16_bit(name, settings_of, steps, side, scale, most_mb):
+    model, low = getattr(full_size_models, name)(), int(side * scale)
+    settings = PRESETS[settings_of]
+    held = cached_values(model.diffusion_model, layout(settings, steps), settings, (side, side), (low, low))
+    assert 0 < held * 2 < most_mb * 1e6
+
+
+def test_comfyui_is_told_before_it_loads_the_model(monkeypatch):
+    asked = []
+    load = comfy.model_management.load_models_gpu
+
+    def recording(models, **given):
+        asked.append((given["memory_required"], given["minimum_memory_required"]))
+        return load(models, **given)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", recording)
+    model = tiny_models.sd15()
+    tiny_models.stock_sample(model)
+    patched = patch.fill(model, PRESETS["sd15"])
+    tiny_models.stock_sample(patched)
+    stock, *stages = asked
+    cached = patch.carried_by(patched).last_report["cached_bytes"]
+    assert len(stages) == 2
+    for stage in stages:  # both are planned for the full size
+        assert all(wanted >= usual + cached for wanted, usual in zip(stage, stock, strict=True))
