@@ -60,8 +60,9 @@ def cache_folder():
 
 @contextlib.contextmanager
 def exclusive(path):
-    """Hold a lock on `path`. The operating system frees it when this process ends, however it ends."""
+    """Hold a lock on `path`. The operating system frees it when this process and what it runs have ended, however."""
     with open(path, "a+b") as file:
+        os.set_inheritable(file.fileno(), True)  # a pip that outlives a killed dev.py still holds the lock
         waiting = False
         while not try_lock(file):
             if not waiting:
@@ -97,7 +98,8 @@ def clean_environment():
 def call(command, remedy):
     """Run a command with its output shown on stderr; stdout stays free for results."""
     try:
-        code = subprocess.run([str(part) for part in command], stdout=sys.stderr, env=clean_environment()).returncode
+        line = [str(part) for part in command]
+        code = subprocess.run(line, stdout=sys.stderr, env=clean_environment(), close_fds=False).returncode
     except OSError as error:
         raise SetupError(f"`{command[0]}` could not be started: {error}", remedy) from error
     if code != 0:

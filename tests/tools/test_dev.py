@@ -4,9 +4,11 @@ import base64
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -165,6 +167,28 @@ def test_a_killed_set_up_leaves_no_lock_and_no_half_unpacked_tree(lock_file):
     assert not host.tree.exists()
     host.set_up()
     assert works(host)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends the lock with the process that took it")
+def test_a_step_that_outlives_its_killed_set_up_still_holds_the_lock(lock_file, tmp_path):
+    lock, working = tmp_path / "lock", tmp_path / "working"
+    step = f"import pathlib, time; pathlib.Path({str(working)!r}).touch(); time.sleep(2)"
+    hold = f"with dev.exclusive({str(lock)!r}): dev.call([sys.executable, '-c', {step!r}], '')"
+    process = in_another_process(lock_file, hold)
+    wait_until(working.exists)
+    process.kill()
+    process.wait()
+    with open(lock, "a+b") as file:
+        assert not dev.try_lock(file)
+        wait_until(lambda: dev.try_lock(file))
+    process.communicate()
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_a_package_that_pip_was_interrupted_in_is_installed_again(lock_file):
