@@ -85,9 +85,8 @@ class Pictures:
     """How icons become training pictures; the sides are in pixels."""
 
     sides: tuple[int, ...] = (256, 128)
-    views: int = 16
-    smallest_scale: float = 0.85
-    largest_scale: float = 1.0
+    views: int = 12
+    scale: float = 27 / 32  # the icon's share of the side; what is left is room to move
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class Recipe:
     pictures: Pictures = Pictures()
     captions: Captions = Captions()
     autoencoder: Training = Training(steps=3000, learning_rate=1.5e-3, ema_decay=0.995)
-    diffusion: Training = Training(steps=9600, learning_rate=8e-4, ema_decay=0.999)
+    diffusion: Training = Training(steps=10000, learning_rate=8e-4, ema_decay=0.999)
     batch: dict[int, int] = field(default_factory=lambda: {256: 16, 128: 32})
     # share of steps at full size: little while the shapes are learnt, more for the detail
     full_size_share: tuple[float, float] = (0.1, 0.5)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..architecture import Autoencoder
+from ..architecture import DOWNSCALE, Autoencoder
 from .autoencoder import to_tensor
 from .config import STYLES, Captions, Concept, Pictures, Recipe, concepts
 from .icons import over_background
@@ -17,19 +17,18 @@ from .icons import over_background
 STRANGE_WORD = "unheard"  # any word outside the vocabulary: the tokenizer maps them all to <unknown>
 
 
-def place(icon: Image.Image, side: int, scale: float, x: float, y: float) -> np.ndarray:
-    """The icon (RGBA) at `scale` of a white square picture; x and y in 0..1 say where in the free room it lies."""
-    size = round(side * scale)
+def place(icon: Image.Image, side: int, size: int, x: int, y: int) -> np.ndarray:
+    """The icon (RGBA) at `size` pixels on a white square picture, its upper left corner at (x, y)."""
     canvas = Image.new("RGBA", (side, side), (255, 255, 255, 0))
-    canvas.paste(
-        icon.resize((size, size), Image.Resampling.LANCZOS), (round((side - size) * x), round((side - size) * y))
-    )
+    canvas.paste(icon.resize((size, size), Image.Resampling.LANCZOS), (x, y))
     return over_background(np.asarray(canvas))
 
 
 def random_view(icon: Image.Image, side: int, pictures: Pictures, rng: np.random.Generator) -> np.ndarray:
-    scale = rng.uniform(pictures.smallest_scale, pictures.largest_scale)
-    return place(icon, side, scale, *rng.random(2))
+    """The icon somewhere on the latent grid: there its latents are the same wherever it lies, only shifted."""
+    size = round(side * pictures.scale)
+    x, y = DOWNSCALE * rng.integers(0, (side - size) // DOWNSCALE + 1, 2)
+    return place(icon, side, size, int(x), int(y))
 
 
 def caption(style: str, name: str, rates: Captions, rng: np.random.Generator) -> str:
