@@ -49,6 +49,7 @@ class EmojiModelConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.0
     text_encoder_key_prefix = [TEXT_PREFIX]
     vae_key_prefix = [VAE_PREFIX]
+    postdiff_preset = "embedded"
 
     def model_type(self, state_dict, prefix=""):
         return comfy.model_base.ModelType.FLOW
@@ -134,7 +135,6 @@ def _load_model(state_dict: dict[str, torch.Tensor], metadata: dict) -> ModelPat
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
     model = config.get_model(state_dict, device=offload_device)
     patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload_device)
-    config.unet_config[METADATA_KEY] = True  # by which the presets recognise it; UNetModel itself would refuse the key
     model.load_model_weights(state_dict, assign=patcher.is_dynamic())
     return patcher
 

@@ -58,7 +58,7 @@ def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int
 def family_of(model: Any) -> Family:
     """The family of a loaded MODEL, from its class."""
     base = model.model
-    if getattr(base.model_config, "unet_config", {}).get("postdiff_embedded_model"):
+    if getattr(base.model_config, "postdiff_preset", None) == "embedded":
         return "embedded"
     if isinstance(base.diffusion_model, PixArtMS):
         return "pixart_alpha"
