@@ -22,7 +22,8 @@ export function drawTimeline({ steps, scale, techniques, label, step = null }) {
   const height = lanes.at(-1).bottom;
   const cells = steps.map((each, i) => cell(each, shown[i], i, steps.length, scale, lanes)).join("");
   const stop = techniques.includes("cfg_cutoff") ? guidanceStop(steps) : steps.length;
-  const marks = (stop < steps.length ? stopLine(stop / steps.length, height) : "") + runningMarks(step, steps.length, height);
+  const marks =
+    (stop < steps.length ? stopLine(stop / steps.length, height) : "") + runningMarks(step, steps.length, height);
   return `<svg role="img" aria-label="${escape(label)}" height="${height}">${cells}${marks}</svg>`;
 }
 
@@ -30,7 +31,10 @@ const stopLine = (at, height) => `<line class="stop" x1="${percent(at)}" x2="${p
 
 function runningMarks(step, total, height) {
   if (step === null) return "";
-  const mark = (name, from, to) => `<rect class="${name}" x="${percent(from / total)}" width="${percent((to - from) / total)}" y="0" height="${height}"/>`;
+  const mark = (name, from, to) => {
+    const [x, width] = [from, to - from].map((steps) => percent(steps / total));
+    return `<rect class="${name}" x="${x}" width="${width}" y="0" height="${height}"/>`;
+  };
   return mark("todo", step + 1, total) + mark("now", step, step + 1);
 }
 
@@ -58,7 +62,9 @@ function only(step, techniques) {
 }
 
 function cell(step, shown, index, total, scale, lanes) {
-  const shapes = lanes.map((lane) => SHAPES[lane.name](shown, lane, scale, (name, y, height) => bar(name, index, total, y, height)));
+  const shapes = lanes.map((lane) =>
+    SHAPES[lane.name](shown, lane, scale, (name, y, height) => bar(name, index, total, y, height)),
+  );
   return (
     `<g data-step="${index}" data-stage="${step.stage}" data-deep="${step.deep}" data-xattn="${step.xattn}" ` +
     `data-cfg="${step.cfg}"><title>${escape(stepInWords(step, index))}</title>${shapes.join("")}</g>`
@@ -86,8 +92,8 @@ const SHAPES = {
 
 function bar(name, index, total, y, height) {
   const gap = total > 150 ? 0 : total > 60 ? 0.5 : 1.5;
-  const x = `calc(${percent(index / total)} + ${gap / 2}px)`;
-  return `<rect class="${name}" style="x:${x};width:calc(${percent(1 / total)} - ${gap}px)" y="${y.toFixed(2)}" height="${height.toFixed(2)}"/>`;
+  const style = `x:calc(${percent(index / total)} + ${gap / 2}px);width:calc(${percent(1 / total)} - ${gap}px)`;
+  return `<rect class="${name}" style="${style}" y="${y.toFixed(2)}" height="${height.toFixed(2)}"/>`;
 }
 
 const guidanceStop = (steps) => {

@@ -82,7 +82,11 @@ function planOfRun(graph, sampler, path) {
 
 function lay({ assumption, ...settings }, { total, reached }) {
   const { steps, notes } = plan(settings, total, reached);
-  return { steps, notes: assumption ? [assumption, ...notes] : notes, scale: settings.mixed_resolution?.low_res_scale ?? 1 };
+  return {
+    steps,
+    notes: assumption ? [assumption, ...notes] : notes,
+    scale: settings.mixed_resolution?.low_res_scale ?? 1,
+  };
 }
 
 /** `settings` with what a node adds. The same patch twice: the later holds. A preset gives way to patches before it. */

@@ -1,4 +1,4 @@
-/** The step timeline: one DOM widget on every PostDiff node, an estimate before a run and the run's own plan during and after. */
+/** The step timeline: one DOM widget on every PostDiff node. Before a run an estimate, then the run's own plan. */
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -15,7 +15,7 @@ const BYPASSED = 4;
 
 /** The timelines of the nodes that lie in a graph. */
 const timelines = new Set();
-/** Workflow -> execution id -> what the server said about the node's last run. It outlives undo, redo and tab changes. */
+/** Workflow -> execution id -> what the server said about the node's last run. Outlives undo, redo, other tabs. */
 const runs = new WeakMap();
 /** The workflow that was on view when a prompt began. */
 const workflowOfPrompt = new Map();
@@ -124,7 +124,8 @@ function refresh() {
   const known = runsOf(activeWorkflow());
   const byNode = new Map();
   for (const [id, estimate] of estimates(readGraph(app.rootGraph, WIDGETS))) {
-    const run = latest(known.get(id), byNode.get(estimate.node)?.run); // a subgraph used twice holds one node with two ids
+    // A subgraph used twice holds one node with two ids.
+    const run = latest(known.get(id), byNode.get(estimate.node)?.run);
     byNode.set(estimate.node, { ...estimate, run });
   }
   for (const timeline of timelines) {
@@ -195,7 +196,8 @@ app.registerExtension({
     api.addEventListener("execution_start", onStart);
     api.addEventListener("postdiff.plan", onPlan);
     for (const event of ["postdiff.step", "postdiff.report"]) api.addEventListener(event, onProgress);
-    for (const end of ["execution_success", "execution_error", "execution_interrupted"]) api.addEventListener(end, onEnd);
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"])
+      api.addEventListener(end, onEnd);
     // Values change through widgets, links, primitives, undo and scripts; no event tells of all of them in both
     // render modes. Reading the graph takes well under a millisecond.
     setInterval(refresh, REFRESH_MS);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from playwright.sync_api import BrowserContext, Locator, Page, Playwright
+from playwright.sync_api import BrowserContext, Page, Playwright
 
 from host import Server, serving
 
 TEST_NODES = Path(__file__).resolve().parent
+IN_PAGE = TEST_NODES / "page.js"
 READY = "() => window.app?.isGraphReady && app.extensionManager?.spinner === false"
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # or the template browser opens
@@ -27,6 +29,8 @@ SETTINGS = {
 }
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--force-color-profile=srgb"]
+
+numbers = itertools.count(1)
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -110,18 +114,55 @@ class Canvas:
         context.request.post(f"{server.url}/settings", data=wished)  # the server keeps them, for every browser
         page = context.new_page()
         page.add_init_script("localStorage.clear()")
+        page.add_init_script(path=IN_PAGE)
         canvas = cls(page, server, nodes_2=nodes_2)
+        page.bring_to_front()  # in the background it would not get ready
         page.goto(server.url, wait_until="domcontentloaded")
-        page.wait_for_function(READY, timeout=90_000)
+        canvas.wait_until(READY, timeout=90_000)
         return canvas
 
     def js(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)
 
+    def call(self, name: str, *arguments: Any) -> Any:
+        """A function of page.js."""
+        return self.js("([name, given]) => window.postdiffTest[name](...given)", [name, arguments])
+
+    def wait_until(self, script: str, argument: Any = None, timeout: float = 60_000) -> None:
+        self.page.wait_for_function(script, arg=argument, timeout=timeout, polling=50)
+
+    def wait_for(self, name: str, *arguments: Any, value: Any = True) -> None:
+        """Wait until a function of page.js gives `value`."""
+        self.wait_until("([name, given, value]) => postdiffTest[name](...given) === value", [name, arguments, value])
+
+    def command(self, name: str) -> None:
+        self.js("name => app.extensionManager.command.execute(name)", name)
+
     def load(self, prompt: Prompt) -> None:
-        """Put a graph in API form on the canvas."""
-        self.js("prompt => app.loadApiJson(prompt, 'test.json')", prompt)
-        self.page.wait_for_function("n => app.rootGraph.nodes.length === n", arg=len(prompt))
+        """Put a graph in API form on the canvas, as a workflow of its own."""
+        self._load("app.loadApiJson(graph, name)", prompt, len(prompt))
+
+    def load_workflow(self, workflow: dict[str, Any]) -> None:
+        """Put a graph as the canvas saves it on the canvas, as opening its file does."""
+        self._load("app.loadGraphData(graph, true, true, name)", workflow, len(workflow["nodes"]))
+
+    def _load(self, call: str, graph: dict[str, Any], nodes: int) -> None:
+        self.page.bring_to_front()  # a page in the background draws nothing
+        name = f"test {next(numbers)}"
+        self.js(f"([graph, name]) => {{ {call}; }}", [graph, name])
+        self.wait_for("isOpen", name, nodes)
+
+    def open_tab(self, name: str) -> None:
+        """Go through the open workflows until this one is on view."""
+        for _ in range(self.call("tabs")):
+            if self.call("tab") == name:
+                return
+            self.command("Workspace.PreviousOpenedWorkflow")
+        raise AssertionError(f"{name} is not open")
+
+    def fit_view(self) -> None:
+        self.command("Comfy.Canvas.FitView")
+        self.page.wait_for_timeout(1000)  # the view glides there
 
     def prompt(self) -> Prompt:
         """The graph in API form, as the canvas would queue it."""
@@ -130,133 +171,71 @@ class Canvas:
     def workflow(self) -> dict[str, Any]:
         return self.js("async () => (await app.graphToPrompt()).workflow")
 
-    def command(self, name: str) -> None:
-        self.js("name => app.extensionManager.command.execute(name)", name)
-
     def queue(self) -> None:
-        self.js("() => app.queuePrompt(0, 1)")
+        self.js("() => { app.queuePrompt(0, 1); }")
 
     def run(self) -> str:
         """Queue the graph and wait for its end: success, error or interrupted."""
-        self.listen_for_end()
+        self.call("listenForEnd")
         self.queue()
         return self.wait_for_end()
 
-    def listen_for_end(self) -> None:
-        self.js(
-            """() => {
-                window.postdiffTestEnd = null;
-                for (const end of ["success", "error", "interrupted"])
-                    app.api.addEventListener(`execution_${end}`, () => (window.postdiffTestEnd = end), { once: true });
-            }"""
-        )
-
     def wait_for_end(self) -> str:
-        self.page.wait_for_function("() => window.postdiffTestEnd", timeout=60_000)
-        return self.js("() => window.postdiffTestEnd")
-
-    def wait_until(self, script: str, argument: Any = None, timeout: float = 20_000) -> None:
-        self.page.wait_for_function(script, arg=argument, timeout=timeout)
+        self.wait_until("() => postdiffTest.end", timeout=120_000)
+        return self.js("() => postdiffTest.end")
 
     def set(self, node: str, **values: Any) -> None:
-        """Set widgets as a user's click does: value and callback."""
-        self.js(
-            """([node, values]) => {
-                const found = %s;
-                for (const [name, value] of Object.entries(values)) {
-                    const widget = found.widgets.find((each) => each.name === name);
-                    widget.value = value;
-                    widget.callback?.(value);
-                }
-            }"""
-            % FIND_NODE,
-            [node, values],
-        )
+        for name, value in values.items():
+            self.call("set", node, name, value)
 
-    def timeline(self, node: str) -> Locator:
-        """The timeline of a node, on view or not."""
-        self.js("node => { %s.dataset.of = node; }" % ELEMENT, node)
-        return self.page.locator(f"[data-testid=postdiff-timeline][data-of='{node}']")
+    def increase(self, node: str, widget: str) -> None:
+        """Click the arrow or the plus of a number on a node that is on view."""
+        if self.nodes_2:
+            row = self.page.locator(f"[data-node-id='{node}'] [data-testid=node-widget]", has_text=widget)
+            row.locator("button").last.click()
+        else:
+            self.page.mouse.click(*self.call("arrow", node, widget))
 
-    def element(self, node: str, part: str) -> Locator:
-        return self.timeline(node).locator(part)
-
-    def status(self, node: str) -> Locator:
-        return self.element(node, "[data-testid=postdiff-status]")
-
-    def notes(self, node: str) -> Locator:
-        return self.element(node, "[data-testid=postdiff-notes]")
-
-    def wait_for_state(self, node: str, state: str) -> None:
-        """Wait until a node's timeline, on view or not, is an estimate, running or measured."""
-        self.wait_until("([node, state]) => %s.dataset.state === state" % ELEMENT, [node, state])
-
-    def is_shown(self, node: str) -> bool:
-        return self.js("node => %s.isConnected" % ELEMENT, node)
-
-    def steps(self, node: str) -> list[dict[str, str]]:
-        """The steps that a node's timeline shows, in the words of postdiff_core's Step.document()."""
-        return self.js(
-            """(node) => [...%s.querySelectorAll('[data-step]')].map(
-                ({ dataset: { stage, deep, xattn, cfg } }) => ({ stage, deep, xattn, cfg }))"""
-            % ELEMENT,
-            node,
-        )
-
-    def wait_for_steps(self, node: str, expected: list[dict[str, str]], timeout: float = 5000) -> None:
-        """Wait until a node's timeline shows these steps; the error says what it shows instead."""
-        deadline = timeout / 50
-        while (shown := self.steps(node)) != expected and deadline > 0:
-            self.page.wait_for_timeout(50)
-            deadline -= 1
-        assert shown == expected
-
-    def collect_marks(self, node: str) -> None:
-        """From now on, note each step that a node's timeline marks as running."""
-        self.js(
-            """(node) => {
-                const element = %s;
-                const seen = (window.postdiffTestMarks = []);
-                new MutationObserver(() => {
-                    const mark = element.querySelector(".now");
-                    const step = mark && Math.round((parseFloat(mark.getAttribute("x")) / 100) * element.querySelectorAll("[data-step]").length);
-                    if (mark && seen.at(-1) !== step) seen.push(step);
-                }).observe(element, { childList: true, subtree: true });
-            }"""
-            % ELEMENT,
-            node,
-        )
-
-    def collected_marks(self) -> list[int]:
-        return self.js("() => window.postdiffTestMarks")
-
-    def last_node(self) -> str:
-        return self.js("() => String(app.rootGraph.nodes.at(-1).id)")
+    def click_empty_place(self) -> None:
+        self.page.mouse.click(700, 870)
 
     def into_subgraph(self, *nodes: str) -> str:
         """Convert nodes into a subgraph as its menu entry does; its execution id."""
-        self.js("ids => app.canvas.selectItems(ids.map((id) => app.rootGraph.getNodeById(Number(id))))", list(nodes))
+        self.call("select", nodes)
         self.command("Comfy.Graph.ConvertToSubgraph")
-        self.page.wait_for_function("() => app.rootGraph.nodes.some((node) => node.subgraph)")
-        return self.js("() => String(app.rootGraph.nodes.find((node) => node.subgraph).id)")
+        self.wait_until("() => postdiffTest.subgraph()")
+        return self.call("subgraph")
+
+    def steps(self, node: str) -> list[dict[str, str]]:
+        """The steps that a node's timeline shows, in the words of postdiff_core's Step.document()."""
+        return self.call("steps", node)
+
+    def wait_for_steps(self, node: str, expected: list[dict[str, str]], timeout: float = 30_000) -> None:
+        """Wait until a node's timeline shows these steps; the error says what it shows instead."""
+        tries = timeout / 50
+        while (shown := self.steps(node)) != expected and tries > 0:
+            self.page.wait_for_timeout(50)
+            tries -= 1
+        assert shown == expected
+
+    def text(self, node: str, part: str = "") -> str:
+        """What a timeline, or its `status`, `notes` or `legend`, says; on view or not."""
+        return self.call("text", node, part)
+
+    def wait_for_text(self, node: str, part: str, text: str) -> None:
+        self.wait_until("([node, part, text]) => postdiffTest.text(node, part).includes(text)", [node, part, text])
+
+    def wait_for_state(self, node: str, state: str) -> None:
+        """Wait until a node's timeline, on view or not, is an estimate, running or measured."""
+        self.wait_for("state", node, value=state)
+
+    def wait_for_mark(self, node: str, *, shown: bool) -> None:
+        """Wait until a step is marked as running, or none is."""
+        self.wait_for("isMarked", node, value=shown)
 
     def show(self, node: str, zoom: float = 1.0) -> None:
-        """Bring a node to the middle of the page."""
-        self.js(
-            """([node, zoom]) => {
-                const { pos, size } = %s, { ds, canvas } = app.canvas, view = canvas.getBoundingClientRect();
-                ds.scale = zoom;
-                ds.offset[0] = view.width / 2 / zoom - pos[0] - size[0] / 2;
-                ds.offset[1] = view.height / 2 / zoom - pos[1] - size[1] / 2;
-                app.canvas.setDirty(true, true);
-            }"""
-            % FIND_NODE,
-            [node, zoom],
-        )
-        self.wait_until_still(node)
-
-    def wait_until_still(self, node: str) -> None:
-        """Wait until a timeline has not moved for a while: the canvas places it a frame or more later."""
+        """Bring a node to the middle of the page and wait until its timeline has come to rest there."""
+        self.call("show", node, zoom)
         before = None
         for _ in range(50):
             self.page.wait_for_timeout(100)
@@ -265,77 +244,14 @@ class Canvas:
                 return
             before = now
 
-    def increase(self, node: str, widget: str) -> None:
-        """Click the arrow or the plus of a number."""
-        self.show(node)
-        if self.nodes_2:
-            self.page.locator(f"[data-node-id='{node}'] [data-testid=node-widget]", has_text=widget).locator("button").last.click()
-            return
-        x, y = self.js(
-            """([node, name]) => {
-                const { widgets, pos, size } = %s, { ds, canvas } = app.canvas, view = canvas.getBoundingClientRect();
-                const widget = widgets.find((each) => each.name === name);
-                return [view.left + (pos[0] + size[0] - 25 + ds.offset[0]) * ds.scale, view.top + (pos[1] + widget.y + 10 + ds.offset[1]) * ds.scale];
-            }"""
-            % FIND_NODE,
-            [node, widget],
-        )
-        self.page.mouse.click(x, y)
-
-    def click_empty_place(self) -> None:
-        self.page.mouse.click(700, 870)
-
     def box(self, node: str, part: str = "") -> dict[str, float]:
         """Where a timeline, or a part of it, lies on the page."""
-        return self.js(
-            """([node, part]) => {
-                const element = %s, { left, right, top, bottom } = (part ? element.querySelector(part) : element).getBoundingClientRect();
-                return { left, right, top, bottom };
-            }"""
-            % ELEMENT,
-            [node, part],
-        )
+        return self.call("box", node, part)
 
     def node_box(self, node: str) -> dict[str, float]:
         """Where a node lies on the page."""
-        return self.js(
-            """(node) => {
-                const shown = document.querySelector(`[data-node-id="${node}"]`);
-                if (shown) { const { left, right, top, bottom } = shown.getBoundingClientRect(); return { left, right, top, bottom }; }
-                const { pos, size } = %s, { ds, canvas } = app.canvas, view = canvas.getBoundingClientRect();
-                const left = view.left + (pos[0] + ds.offset[0]) * ds.scale, top = view.top + (pos[1] + ds.offset[1]) * ds.scale;
-                return { left, top, right: left + size[0] * ds.scale, bottom: top + size[1] * ds.scale };
-            }"""
-            % FIND_NODE,
-            node,
-        )
+        return self.call("nodeBox", node)
 
     def contrast(self, node: str, part: str, colour: str = "fill") -> float:
-        """WCAG contrast of a part's colour with the timeline's background as painted."""
-        return self.js(
-            """([node, part, colour]) => {
-                const element = %s;
-                const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-                const over = (layers) => {
-                    for (const layer of layers) { paint.fillStyle = layer; paint.fillRect(0, 0, 1, 1); }
-                    return [...paint.getImageData(0, 0, 1, 1).data];
-                };
-                const luminance = (rgb) => rgb.slice(0, 3).map((v) => v / 255)
-                    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-                    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-                const ground = [getComputedStyle(document.body).backgroundColor, getComputedStyle(element).backgroundColor];
-                const style = getComputedStyle(element.querySelector(part));
-                const [dark, light] = [over(ground), over([...ground, style[colour]])].map(luminance).sort((a, b) => a - b);
-                return (light + 0.05) / (dark + 0.05);
-            }"""
-            % ELEMENT,
-            [node, part, colour],
-        )
-
-
-FIND_NODE = """(() => {
-    let graph = app.rootGraph, found;
-    for (const id of node.split(":")) { found = graph.getNodeById(id) ?? graph.getNodeById(Number(id)); graph = found?.subgraph; }
-    return found;
-})()"""
-ELEMENT = f"{FIND_NODE}.widgets.find((each) => each.name === 'timeline').element"
+        """WCAG contrast of a part's colour with the timeline's ground."""
+        return self.call("contrast", node, part, colour)

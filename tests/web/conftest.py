@@ -10,10 +10,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from browser import Canvas, NoBrowser, chromium, open_browser, serving_test_nodes  # noqa: E402
-from playwright.sync_api import BrowserContext, sync_playwright  # noqa: E402
+from browser import Canvas, NoBrowser, chromium, open_browser, serving_test_nodes
+from playwright.sync_api import BrowserContext, sync_playwright
 
-from host import Server  # noqa: E402
+from host import Server
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,10 @@ test("a plan reads as words", () => {
 
 test("the legend counts the steps of each kind and leaves out what does not occur", () => {
   const words = (html) => html.replace(/<[^>]*>/g, "|").replace(/\|+/g, "|");
-  assert.equal(words(legend(steps, ALL)), "|full-res |10|low-res |10|deep reused |10|cross-attn |15|reused |5|guidance to |15|");
+  assert.equal(
+    words(legend(steps, ALL)),
+    "|full-res |10|low-res |10|deep reused |10|cross-attn |15|reused |5|guidance to |15|",
+  );
   assert.equal(words(legend(steps, ["cfg_cutoff"])), "|guided |15|unguided |5|");
   const stock = plan({}, 20, () => 0).steps;
   assert.equal(words(legend(stock, ALL)), "|full-res |20|");

@@ -31,8 +31,14 @@ const OUTPUTS = {
 };
 
 const model = { class_type: "CheckpointLoaderSimple", inputs: {} };
-const sampler = (type, inputs) => ({ class_type: type, inputs: { steps: 20, cfg: 7, denoise: 1, sampler_name: "euler", ...inputs } });
-const cutoff = (from, start_percent = 0.75) => ({ class_type: "CFGCutoff", inputs: { model: [from, 0], start_percent } });
+const sampler = (type, inputs) => ({
+  class_type: type,
+  inputs: { steps: 20, cfg: 7, denoise: 1, sampler_name: "euler", ...inputs },
+});
+const cutoff = (from, start_percent = 0.75) => ({
+  class_type: "CFGCutoff",
+  inputs: { model: [from, 0], start_percent },
+});
 const mixed = (from, low_res_scale = 0.5, low_res_until = 0.5) => ({
   class_type: "MixedResolutionPatch",
   inputs: { model: [from, 0], low_res_scale, low_res_until },
@@ -72,7 +78,12 @@ test("a sampler shows its own settings and those of the patches on its model", (
 });
 
 test("of the same patch twice, the one nearest the sampler holds", () => {
-  const prompt = { 1: model, 2: mixed("1", 0.5, 0.25), 3: mixed("2", 0.75, 0.75), 4: sampler("KSampler", { model: ["3", 0] }) };
+  const prompt = {
+    1: model,
+    2: mixed("1", 0.5, 0.25),
+    3: mixed("2", 0.75, 0.75),
+    4: sampler("KSampler", { model: ["3", 0] }),
+  };
   const estimate = estimateOf(prompt, "2");
   assert.equal(low(estimate), 15);
   assert.equal(estimate.scale, 0.75);
@@ -100,7 +111,10 @@ test("auto recognises the embedded model and guesses others, saying so", () => {
   assert.deepEqual([low(unknown), reused(unknown), firstOff(unknown)], [4, 0, 15]);
   assert.match(unknown.notes[0], /unknown model/);
 
-  const distilled = estimateOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto", steps: 8, cfg: 1 }) }, "2");
+  const distilled = estimateOf(
+    { 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto", steps: 8, cfg: 1 }) },
+    "2",
+  );
   assert.deepEqual([low(distilled), reused(distilled), firstOff(distilled)], [4, 0, 4]);
 });
 
@@ -142,12 +156,19 @@ test("values that come through primitives are followed, computed ones wait for t
 });
 
 test("an empty deep cache window is named", () => {
-  const prompt = { 1: model, 2: deepCache("1", { start_percent: 0.6, end_percent: 0.6 }), 3: sampler("KSampler", { model: ["2", 0] }) };
+  const prompt = {
+    1: model,
+    2: deepCache("1", { start_percent: 0.6, end_percent: 0.6 }),
+    3: sampler("KSampler", { model: ["2", 0] }),
+  };
   assert.match(estimateOf(prompt, "2").problem, /window is empty/);
 });
 
 test("a model that comes out of one of our samplers still carries its techniques", () => {
-  const prompt = { 1: model, 2: sampler("MixedResolutionKSampler", { model: ["1", 0], low_res_scale: 0.5, low_res_until: 0.5 }) };
+  const prompt = {
+    1: model,
+    2: sampler("MixedResolutionKSampler", { model: ["1", 0], low_res_scale: 0.5, low_res_until: 0.5 }),
+  };
   prompt[3] = cutoff("2");
   prompt[3].inputs.model = ["2", 1];
   prompt[4] = sampler("KSampler", { model: ["3", 0], steps: 10 });

@@ -8,7 +8,12 @@ const STEPS = new Set(["steps"]);
 /** A litegraph of the smallest kind: `links` are [from node, from slot, to node, to slot]. */
 function litegraph(nodes, links, extra = {}) {
   const byId = new Map(nodes.map((node) => [node.id, node]));
-  const byLink = new Map(links.map(([origin_id, origin_slot, target_id, target_slot], i) => [i, { origin_id, origin_slot, target_id, target_slot }]));
+  const byLink = new Map(
+    links.map(([origin_id, origin_slot, target_id, target_slot], i) => [
+      i,
+      { origin_id, origin_slot, target_id, target_slot },
+    ]),
+  );
   const graph = { nodes, getNodeById: (id) => byId.get(Number(id)), getLink: (id) => byLink.get(id), ...extra };
   for (const node of nodes) node.graph = graph;
   for (const [i, [, , target, slot]] of links.entries()) if (byId.has(target)) byId.get(target).inputs[slot].link = i;
@@ -18,13 +23,22 @@ function litegraph(nodes, links, extra = {}) {
 const input = (name, type) => ({ name, type, link: null });
 const output = (type) => ({ type });
 const loader = (id) => ({ id, comfyClass: "Loader", inputs: [], outputs: [output("MODEL")] });
-const patch = (id, mode = 0) => ({ id, mode, comfyClass: "Patch", inputs: [input("model", "MODEL")], outputs: [output("MODEL")] });
+const patch = (id, mode = 0) => ({
+  id,
+  mode,
+  comfyClass: "Patch",
+  inputs: [input("model", "MODEL")],
+  outputs: [output("MODEL")],
+});
 const sampler = (id) => ({
   id,
   comfyClass: "KSampler",
   inputs: [input("model", "MODEL"), input("steps", "INT")],
   outputs: [output("LATENT")],
-  widgets: [{ name: "steps", value: 20 }, { name: "seed", value: 1 }],
+  widgets: [
+    { name: "steps", value: 20 },
+    { name: "seed", value: 1 },
+  ],
 });
 const model = (graph, id) => graph.get(id).links.model;
 
@@ -36,15 +50,35 @@ test("values and links are read as the server will see them", () => {
 
 test("reroutes and bypassed nodes pass through, muted ones cut off", () => {
   const reroute = { id: 3, type: "Reroute", isVirtualNode: true, inputs: [input("", "*")], outputs: [output("*")] };
-  const links = [[1, 0, 3, 0], [3, 0, 4, 0], [4, 0, 2, 0]];
+  const links = [
+    [1, 0, 3, 0],
+    [3, 0, 4, 0],
+    [4, 0, 2, 0],
+  ];
   assert.equal(model(readGraph(litegraph([loader(1), sampler(2), reroute, patch(4, 4)], links), STEPS), "2").id, "1");
   const muted = { ...reroute, inputs: [input("", "*")] };
   assert.equal(model(readGraph(litegraph([loader(1), sampler(2), muted, patch(4, 2)], links), STEPS), "2"), undefined);
 });
 
 test("a primitive's value replaces the widget's own", () => {
-  const primitive = { id: 5, type: "PrimitiveNode", isVirtualNode: true, inputs: [], outputs: [output("INT")], widgets: [{ name: "value", value: 33 }] };
-  const graph = readGraph(litegraph([loader(1), sampler(2), primitive], [[1, 0, 2, 0], [5, 0, 2, 1]]), STEPS);
+  const primitive = {
+    id: 5,
+    type: "PrimitiveNode",
+    isVirtualNode: true,
+    inputs: [],
+    outputs: [output("INT")],
+    widgets: [{ name: "value", value: 33 }],
+  };
+  const graph = readGraph(
+    litegraph(
+      [loader(1), sampler(2), primitive],
+      [
+        [1, 0, 2, 0],
+        [5, 0, 2, 1],
+      ],
+    ),
+    STEPS,
+  );
   assert.equal(graph.get("2").values.steps, 33);
 });
 
@@ -52,7 +86,16 @@ test("links are followed into and out of subgraphs", () => {
   const slots = [{ getLinks: () => [{ origin_id: 7, origin_slot: 0 }] }];
   const subgraph = litegraph([patch(7)], [[-10, 0, 7, 0]], { outputNode: { slots } });
   const host = { id: 4, subgraph, inputs: [input("model", "MODEL")], outputs: [output("MODEL")] };
-  const graph = readGraph(litegraph([loader(1), sampler(2), host], [[1, 0, 4, 0], [4, 0, 2, 0]]), STEPS);
+  const graph = readGraph(
+    litegraph(
+      [loader(1), sampler(2), host],
+      [
+        [1, 0, 4, 0],
+        [4, 0, 2, 0],
+      ],
+    ),
+    STEPS,
+  );
   assert.equal(model(graph, "2").id, "4:7");
   assert.equal(model(graph, "4:7").id, "1");
   assert.equal(graph.has("4"), false);
@@ -60,12 +103,34 @@ test("links are followed into and out of subgraphs", () => {
 
 test("a widget promoted to the subgraph gives its value", () => {
   const subgraph = litegraph([sampler(7)], [[-10, 0, 7, 1]], { outputNode: { slots: [] } });
-  const host = { id: 4, subgraph, inputs: [input("steps", "INT")], outputs: [], getWidgetFromSlot: () => ({ value: 12 }) };
+  const host = {
+    id: 4,
+    subgraph,
+    inputs: [input("steps", "INT")],
+    outputs: [],
+    getWidgetFromSlot: () => ({ value: 12 }),
+  };
   assert.equal(readGraph(litegraph([host], []), STEPS).get("4:7").values.steps, 12);
 });
 
 test("virtual nodes in a ring do not hang", () => {
-  const ring = [3, 4].map((id) => ({ id, type: "Reroute", isVirtualNode: true, inputs: [input("", "*")], outputs: [output("*")] }));
-  const graph = readGraph(litegraph([sampler(2), ...ring], [[3, 0, 4, 0], [4, 0, 3, 0], [4, 0, 2, 0]]), STEPS);
+  const ring = [3, 4].map((id) => ({
+    id,
+    type: "Reroute",
+    isVirtualNode: true,
+    inputs: [input("", "*")],
+    outputs: [output("*")],
+  }));
+  const graph = readGraph(
+    litegraph(
+      [sampler(2), ...ring],
+      [
+        [3, 0, 4, 0],
+        [4, 0, 3, 0],
+        [4, 0, 2, 0],
+      ],
+    ),
+    STEPS,
+  );
   assert.equal(model(graph, "2"), undefined);
 });

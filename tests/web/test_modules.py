@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from playwright._impl._driver import compute_driver_executable
+
 from postdiff.postdiff_core import presets
 from postdiff.postdiff_core.schedule import Settings
 

@@ -56,9 +56,7 @@ class TinyModel(io.ComfyNode):
     def execute(cls, family, seconds_per_step, fail_at, fresh):
         tiny = tiny_models()
         model = getattr(tiny, family)()
-        return io.NodeOutput(
-            slowed(model, seconds_per_step, fail_at), tiny.conditioning(model), tiny.latent(model)
-        )
+        return io.NodeOutput(slowed(model, seconds_per_step, fail_at), tiny.conditioning(model), tiny.latent(model))
 
 
 class TestModels(ComfyExtension):

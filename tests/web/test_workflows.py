@@ -1,0 +1,29 @@
+"""The shipped graphs in the browser: offered as templates, loaded without a missing node or an error of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from browser import Canvas
+
+from host import Server
+from pack import ROOT
+
+GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)
+def test_a_shipped_graph_loads_with_every_node_known(canvas: Canvas, graph: Path) -> None:
+    canvas.load_workflow(json.loads(graph.read_text(encoding="utf-8")))
+    assert canvas.call("unknownNodes") == []
+    for node in canvas.call("nodesWithTimeline"):
+        canvas.wait_until("(node) => postdiffTest.steps(node).length || postdiffTest.text(node).includes('run')", node)
+
+
+def test_every_shipped_graph_is_offered_as_a_template_with_a_thumbnail(canvas: Canvas, server: Server) -> None:
+    offered = server.get("/workflow_templates")["postdiff"]
+    assert sorted(offered) == [path.stem for path in GRAPHS]
+    without = [path.stem for path in GRAPHS if not path.with_suffix(".jpg").is_file()]
+    assert without == []

@@ -1,0 +1,100 @@
+"""Pictures of the real canvas: the timelines for the help pages, and the shipped graph after a run for the README.
+
+python dev.py screenshots          everything
+python dev.py screenshots help     only the timelines, into web/docs/images
+python dev.py screenshots graph    only the graph, into screenshots/, in both render modes and themes
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import BrowserContext, sync_playwright
+from tqdm import tqdm
+
+from host import Server
+from pack import ROOT
+
+sys.path.append(str(ROOT / "tests" / "web"))
+
+from browser import Canvas, Prompt, open_browser, serving_test_nodes
+
+HELP = ROOT / "web" / "docs" / "images"
+GRAPHS = ROOT / "screenshots"
+WORKFLOW = ROOT / "workflows" / "embedded_model_side_by_side.json"
+AROUND = 6  # px around a timeline
+
+
+def main(arguments: list[str]) -> None:
+    wished = arguments or ["help", "graph"]
+    unknown = set(wished) - {"help", "graph"}
+    if unknown:
+        sys.exit(f"There is no {unknown.pop()!r} to picture; choose help or graph.")
+    with serving_test_nodes() as server, sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
+        context = open_browser(playwright, Path(profile), device_scale_factor=2)
+        try:
+            if "help" in wished:
+                picture_timelines(context, server)
+            if "graph" in wished:
+                picture_graph(context, server)
+        finally:
+            context.close()
+
+
+def picture_timelines(context: BrowserContext, server: Server) -> None:
+    """One picture per node with a timeline: what the paper's settings for SD1.5 look like in 20 steps."""
+    HELP.mkdir(parents=True, exist_ok=True)
+    canvas = Canvas.open(context, server, nodes_2=True)
+    canvas.load(paper_settings())
+    for node, described in tqdm(paper_settings().items(), desc="Timelines"):
+        kind = described["class_type"]
+        if kind in ("PostDiffTestModel", "KSampler"):
+            continue
+        canvas.show(node)
+        box = canvas.box(node)
+        clip = {"x": box["left"] - AROUND, "y": box["top"] - AROUND}
+        clip |= {"width": box["right"] - box["left"] + 2 * AROUND, "height": box["bottom"] - box["top"] + 2 * AROUND}
+        canvas.page.screenshot(path=HELP / f"{kind}.png", clip=clip)
+    canvas.page.close()
+
+
+def paper_settings() -> Prompt:
+    sampling = {"seed": 1, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    sampling |= {"positive": ["1", 1], "negative": ["1", 1], "latent_image": ["1", 2]}
+    mixed = {"low_res_scale": 0.5, "low_res_until": 0.5, "upscale_method": "bilinear"}
+    deep = {"interval": 2, "depth": 2, "start_percent": 0.0, "end_percent": 1.0}
+    late = {"start_percent": 0.75}
+    nodes = {
+        "1": ("PostDiffTestModel", {"family": "sd15", "seconds_per_step": 0.0, "fail_at": -1, "fresh": 0}),
+        "2": ("DeepCachePatch", {"model": ["1", 0], **deep}),
+        "3": ("CrossAttnCachePatch", {"model": ["2", 0], **late, "mode": "cond"}),
+        "4": ("CFGCutoff", {"model": ["3", 0], **late}),
+        "5": ("MixedResolutionPatch", {"model": ["4", 0], **mixed}),
+        "6": ("KSampler", {"model": ["5", 0], **sampling}),
+        "7": ("PostDiffKSampler", {"model": ["1", 0], **sampling, "preset": "sd15"}),
+        "8": ("MixedResolutionKSampler", {"model": ["1", 0], **sampling, **mixed}),
+    }
+    return {node: {"class_type": kind, "inputs": inputs} for node, (kind, inputs) in nodes.items()}
+
+
+def picture_graph(context: BrowserContext, server: Server) -> None:
+    """The side-by-side graph after a run, in both render modes and both themes."""
+    GRAPHS.mkdir(exist_ok=True)
+    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    modes = [(nodes_2, palette) for nodes_2 in (False, True) for palette in ("dark", "light")]
+    for nodes_2, palette in tqdm(modes, desc="Graphs"):
+        canvas = Canvas.open(context, server, nodes_2=nodes_2, **{"Comfy.ColorPalette": palette})
+        canvas.load_workflow(workflow)
+        if canvas.run() != "success":
+            raise RuntimeError(f"{WORKFLOW.name} did not run:\n{server.last_words()}")
+        canvas.fit_view()
+        name = f"{'nodes-2' if nodes_2 else 'canvas'}-{palette}.png"
+        canvas.page.screenshot(path=GRAPHS / name)
+        canvas.page.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
