@@ -92,6 +92,8 @@ class _TextModel(comfy.clip_model.CLIPTextModel):
 
 
 class _ClipModel(comfy.sd1_clip.SDClipModel):
+    transformer: _TextModel
+
     def __init__(self, config, device="cpu", dtype=None, model_options=None):
         super().__init__(
             device=device,
@@ -107,6 +109,8 @@ class _ClipModel(comfy.sd1_clip.SDClipModel):
 
 class TextEncoder(comfy.sd1_clip.SD1ClipModel):
     """Tokens of a prompt -> (B, 16, 128); the class `comfy.sd.CLIP` builds."""
+
+    clip_emoji: _ClipModel
 
     def __init__(self, config, device="cpu", dtype=None, model_options=None):
         super().__init__(
@@ -148,13 +152,18 @@ def tokenizer_class(words: list[str], length: int, embedding_size: int) -> type[
     return EmojiTokenizer
 
 
+def zero(module: nn.Module) -> None:
+    """Weights and bias to zero: how the end of a residual branch starts."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
 class ResidualBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zero(self.conv2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))

@@ -66,7 +66,7 @@ def run_diffusion(session: Session) -> None:
 def run_export(session: Session) -> None:
     from .export import export
 
-    export(*(session.folder(stage) for stage in ("icons", "autoencoder", "diffusion")), session.weights)
+    export(session.folder("icons"), session.folder("autoencoder"), session.folder("diffusion"), session.weights)
 
 
 def run_evaluate(session: Session) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..architecture import SPECIAL_TOKENS, TEXT_ENCODER, UNET, TextEncoder, build_unet, tokenizer_class
+from ..architecture import SPECIAL_TOKENS, TEXT_ENCODER, UNET, TextEncoder, build_unet, tokenizer_class, zero
 from .config import Recipe, concepts
 from .host import autocast, generator
 from .loop import averaged_weights, train
@@ -25,18 +25,16 @@ class TextToImage(nn.Module):
         text_config = {**TEXT_ENCODER, "vocab_size": len(SPECIAL_TOKENS) + len(words)}
         self.unet = build_unet(UNET, dtype=torch.float32)
         self.text_encoder = TextEncoder(text_config, dtype=torch.float32)
-        tokenizer = tokenizer_class(words, TEXT_ENCODER["max_position_embeddings"], TEXT_ENCODER["hidden_size"])()
-        self.tokenize = tokenizer.clip_emoji.tokenize_with_weights
+        self.tokenizer = tokenizer_class(words, TEXT_ENCODER["max_position_embeddings"], TEXT_ENCODER["hidden_size"])()
         initialise(self)
-        text_model = self.text_encoder.clip_emoji.transformer.text_model
-        text_model.requires_grad_(True)
-        for layer in text_model.encoder.layers:
+        text_model = self.text_encoder.requires_grad_(False).clip_emoji.transformer.text_model.requires_grad_(True)
+        for name, module in text_model.named_modules():
             # the layers add to their input in place, which autograd forbids once the norm has saved it
-            for norm in (layer.layer_norm1, layer.layer_norm2):
-                norm.register_forward_pre_hook(clone_input)
+            if name.endswith(("layer_norm1", "layer_norm2")):
+                module.register_forward_pre_hook(clone_input)
 
     def encode_text(self, captions: list[str]) -> torch.Tensor:
-        tokens = [[token for token, _ in self.tokenize(text)[0]] for text in captions]
+        tokens = [[token for token, _ in self.tokenizer.tokenize_with_weights(text)["emoji"][0]] for text in captions]
         return self.text_encoder.clip_emoji(tokens)[0]
 
     def forward(self, latents: torch.Tensor, t: torch.Tensor, captions: list[str]) -> torch.Tensor:
@@ -62,8 +60,7 @@ def initialise(network: TextToImage) -> None:
     nn.init.normal_(network.text_encoder.clip_emoji.transformer.get_input_embeddings().weight, std=0.3)  # few words
     for name, module in network.unet.named_modules():
         if name.endswith(("out_layers.3", "proj_out", "out.2")):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            zero(module)
 
 
 def full_size_share(step: int, steps: int, recipe: Recipe) -> float:
@@ -83,7 +80,7 @@ def train_diffusion(recipe: Recipe, folder: Path, device: torch.device, bf16: bo
         side = full_side if rng.random() < full_size_share(step, recipe.diffusion.steps, recipe) else half_side
         batch = recipe.batch[side]
         rows, columns = rng.integers(0, len(pairs), batch), rng.integers(0, recipe.pictures.views, batch)
-        captions = [caption(*pairs[row], recipe.captions, rng) for row in rows]
+        captions = [caption(style, name, recipe.captions, rng) for style, name in (pairs[row] for row in rows)]
         clean = torch.from_numpy(views[side][rows, columns]).to(device).float()
         noise = torch.randn(clean.shape, generator=noise_source).to(device)
         # logit-normal, stratified over the batch

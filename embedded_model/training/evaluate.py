@@ -72,13 +72,11 @@ class Sampler:
         return self.decode(stage(upscaled, seed + 1, schedule[switch:]))
 
 
-def save_grid(pictures: Iterable[np.ndarray], file: Path, columns: int, side: int = 128) -> None:
-    pictures = [
-        Image.fromarray(np.rint(p * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BOX) for p in pictures
-    ]
+def save_grid(pictures: list[np.ndarray], file: Path, columns: int, side: int = 128) -> None:
     grid = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side), "white")
     for i, picture in enumerate(pictures):
-        grid.paste(picture, (i % columns * side, i // columns * side))
+        cell = Image.fromarray(np.rint(picture * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BOX)
+        grid.paste(cell, (i % columns * side, i // columns * side))
     grid.save(file)
 
 
@@ -113,7 +111,7 @@ def evaluate(weights: Path, folder: Path, steps: int, cfg: float, every: int, ru
     """Judge the runs named; writes `evaluation.json` and a grid of pictures for each run to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     judge, sampler = Judge.shipped(weights.parent), Sampler(weights, steps, cfg)
-    result = {
+    result: dict[str, object] = {
         "weights": weights.name,
         "steps": steps,
         "cfg": cfg,

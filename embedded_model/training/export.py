@@ -21,9 +21,8 @@ from .pictures import trained_pairs, vocabulary
 
 
 @torch.no_grad()
-def preview_colours(autoencoder: Autoencoder, latents: np.ndarray) -> tuple[list[list[float]], list[float]]:
+def preview_colours(autoencoder: Autoencoder, latents: torch.Tensor) -> tuple[list[list[float]], list[float]]:
     """Least-squares RGB of a latent pixel: ComfyUI's `latent_rgb_factors` (8, 3) and their bias (3)."""
-    latents = torch.from_numpy(latents).float()
     colours = F.avg_pool2d(autoencoder.decode(latents).clamp(-1, 1), 8).movedim(1, -1).reshape(-1, 3)
     pixels = latents.movedim(1, -1).reshape(-1, latents.shape[1])
     design = torch.cat((pixels, torch.ones(len(pixels), 1)), dim=1)
@@ -39,7 +38,7 @@ def export(icons: Path, autoencoder_folder: Path, diffusion_folder: Path, weight
     autoencoder, text_to_image = load_autoencoder(autoencoder_folder), load_text_to_image(diffusion_folder)
     words = vocabulary(concepts())
     latents = np.load(diffusion_folder / "latents-256.npy", mmap_mode="r")[::2, 0].copy()
-    factors, bias = preview_colours(autoencoder, latents)
+    factors, bias = preview_colours(autoencoder, torch.from_numpy(latents).float())
     metadata = {
         "unet": UNET,
         "text_encoder": {

@@ -29,7 +29,10 @@ def fetch_icon_set(style: str, folder: Path) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run([npm, "pack", f"{package}@{version}"], cwd=folder, check=True, capture_output=True)
     with tarfile.open(archive) as tar:
-        return json.load(tar.extractfile("package/icons.json"))
+        icons = tar.extractfile("package/icons.json")
+        if icons is None:
+            raise RuntimeError(f"{archive} holds no icons: delete it and run again")
+        return json.load(icons)
 
 
 def render_icon(icon_set: dict, name: str, side: int) -> np.ndarray:

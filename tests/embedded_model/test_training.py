@@ -5,7 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from postdiff.embedded_model.architecture import Autoencoder
+from postdiff.embedded_model.loader import load_embedded_model
 from postdiff.embedded_model.training.config import Captions, Pictures, Training, caption_name, concepts
+from postdiff.embedded_model.training.diffusion import TextToImage
+from postdiff.embedded_model.training.export import export
 from postdiff.embedded_model.training.judge import Judge, crop_to_foreground, wilson_interval
 from postdiff.embedded_model.training.loop import averaged_weights, learning_rate_factor, train
 from postdiff.embedded_model.training.pictures import caption, place, random_view, vocabulary
@@ -139,3 +143,48 @@ def test_the_learning_rate_warms_up_holds_and_falls_to_zero():
 def test_a_stage_without_a_checkpoint_says_which_stage_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="run the stage 'diffusion' first"):
         averaged_weights(tmp_path / "diffusion")
+
+
+@pytest.fixture(scope="module")
+def text_to_image():
+    torch.manual_seed(0)
+    network = TextToImage(vocabulary(concepts()))
+    for parameter in network.parameters():  # nothing stays zero, or half the network would not be compared
+        parameter.data = torch.randn_like(parameter) * 0.05
+    return network
+
+
+def test_the_loss_reaches_every_trained_weight(text_to_image):
+    velocity = text_to_image(torch.randn(2, 8, 16, 16), torch.rand(2), ["noto red apple", "unheard fluent fox"])
+    velocity.square().mean().backward()
+    trained = [name for name, p in text_to_image.named_parameters() if p.requires_grad]
+    without = [name for name in trained if text_to_image.get_parameter(name).grad is None]
+    assert any("token_embedding" in name for name in trained)
+    assert without == []
+
+
+def save_average(network: torch.nn.Module, folder):
+    folder.mkdir()
+    average = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
+    torch.save({"average": average}, folder / "checkpoint.pt")
+
+
+def test_the_loader_samples_exactly_what_the_recipe_trained(text_to_image, tmp_path):
+    rows, rng = 2 * len(concepts()), np.random.default_rng(0)
+    (tmp_path / "icons").mkdir()
+    np.save(tmp_path / "icons" / "concepts.npy", rng.integers(0, 256, (rows // 2, 2, 32, 32, 4), np.uint8))
+    save_average(Autoencoder(), tmp_path / "autoencoder")
+    save_average(text_to_image, tmp_path / "diffusion")
+    np.save(tmp_path / "diffusion" / "latents-256.npy", rng.standard_normal((rows, 1, 8, 4, 4)).astype(np.float16))
+    weights = tmp_path / "shipped" / "weights.safetensors"
+    export(tmp_path / "icons", tmp_path / "autoencoder", tmp_path / "diffusion", weights)
+
+    model, clip, _ = load_embedded_model(weights)
+    text = clip.encode_from_tokens(clip.tokenize("noto red apple"))
+    noisy, t = torch.randn(1, 8, 16, 16), torch.tensor([0.7])
+    with torch.no_grad():
+        velocity = text_to_image(noisy, t, ["noto red apple"])
+        denoised = model.model.apply_model(noisy, t, c_crossattn=text)
+    assert velocity.std() > 0.01
+    assert ((noisy - denoised) / t - velocity).abs().max() < 0.02 * velocity.std()  # fp16 weights
+    assert len(Judge.shipped(weights.parent).pairs) == rows
