@@ -161,7 +161,7 @@ def still_picture_noise(inputs, *, batch=1):
 STANDS_STILL = [name for name in companions.COMPANIONS if name != "sag"]  # its blur depends on the noise level
 
 
-@pytest.mark.parametrize("depth", [1, 2, 5, 11])
+@pytest.mark.parametrize("depth", [2, 5])
 @pytest.mark.parametrize("name", STANDS_STILL)
 def test_on_a_still_picture_what_is_reused_is_what_would_be_computed(name, depth, monkeypatch):
     """Wrong if a control, a replaced attention or a numbered module of the companion meets the wrong layer."""

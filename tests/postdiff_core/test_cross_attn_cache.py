@@ -16,9 +16,18 @@ def test_both_rows_reuse_their_own_while_guidance_runs(build, batch, negative_to
     assert_like_reference(Techniques(cross_attn_start=0.4, mode="uncond"), inputs)
 
 
-@pytest.mark.parametrize("negative_tokens", [7, 14, 5])
+@pytest.mark.parametrize(
+    ("build", "negative_tokens"),
+    [
+        (tiny_models.sd15, 7),
+        (tiny_models.sd15, 14),
+        (tiny_models.sd15, 5),
+        (tiny_models.sdxl, 7),
+        (tiny_models.pixart_alpha, 7),
+        (tiny_models.pixart_alpha, 5),
+    ],
+)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("build", [tiny_models.sd15, tiny_models.pixart_alpha])
 def test_the_mode_decides_what_the_remaining_row_reuses(build, mode, negative_tokens):
     inputs = inputs_with_prompts(build(), negative_tokens=negative_tokens)
     assert_like_reference(Techniques(cross_attn_start=0.4, cutoff_start=0.4, mode=mode), inputs)

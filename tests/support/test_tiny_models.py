@@ -9,10 +9,7 @@ import tiny_models
 from compare import largest_difference
 
 NOTICEABLE = 0.05  # of the latent's largest value
-ALL_MODELS = tiny_models.MODELS | {
-    "lcm": tiny_models.lcm,
-    "sd15_inpainting": tiny_models.sd15_inpainting,
-}
+ALL_MODELS = tiny_models.MODELS | {"lcm": tiny_models.lcm}
 
 
 @pytest.fixture(params=ALL_MODELS)
@@ -41,7 +38,7 @@ def test_the_latent_depends_on_both_prompts_and_on_guidance(model):
 
 
 def test_the_latent_depends_on_every_cross_attention_layer(model):
-    stock = tiny_models.stock_sample(model, steps=3)
+    stock = tiny_models.stock_sample(model, steps=2)
     layers = [
         block.attn2 if isinstance(block, BasicTransformerBlock) else block.cross_attn
         for block in model.model.diffusion_model.modules()
@@ -50,7 +47,7 @@ def test_the_latent_depends_on_every_cross_attention_layer(model):
     assert layers
     for layer in layers:
         silenced = layer.register_forward_hook(zeros)
-        changed = largest_difference(stock, tiny_models.stock_sample(model, steps=3))
+        changed = largest_difference(stock, tiny_models.stock_sample(model, steps=2))
         silenced.remove()
         assert changed > 1e-3
 
@@ -60,7 +57,7 @@ def test_the_latent_depends_on_the_blocks_below_every_depth(build):
     model = build()
     blocks = model.model.diffusion_model.output_blocks
     stock = tiny_models.stock_sample(model)
-    for block in list(blocks)[:-1]:
+    for block in list(blocks)[:-1:2]:
         silenced = block[-1].register_forward_hook(zeros)  # the host calls a block's layers, never the block
         changed = largest_difference(stock, tiny_models.stock_sample(model))
         silenced.remove()
