@@ -243,7 +243,8 @@ def choose_host(comfyui):
 def run(python, comfyui, command, arguments):
     """Run tools/<command>.py in the host's Python, in place of this process where the system can do that."""
     line = [str(python), str(ROOT / "tools" / f"{command}.py"), *arguments]
-    environment = {**clean_environment(), "COMFYUI_PATH": str(comfyui), "POSTDIFF_CACHE": str(cache_folder())}
+    inherited = os.environ if str(python) == sys.executable else clean_environment()
+    environment = {**inherited, "COMFYUI_PATH": str(comfyui), "POSTDIFF_CACHE": str(cache_folder())}
     if os.name != "nt":
         sys.stdout.flush()
         os.execve(line[0], line, environment)

@@ -1,5 +1,6 @@
 """The demo and every shipped workflow, through the real server."""
 
+import json
 import re
 import subprocess
 import sys
@@ -67,6 +68,13 @@ def test_the_demos_table_says_what_postdiff_saved(demonstrated):
     assert less_work > 1.5
     assert all(0 < share < 100 for share in (low_res, cached, unguided))
     assert total.split()[1:] == row.removeprefix(PROMPT).split()
+
+
+def test_the_demos_own_prompts_are_among_those_the_model_was_trained_on():
+    trained = json.loads((pack.ROOT / "embedded_model" / "concepts.json").read_text(encoding="utf-8"))
+    for prompt in demo.PROMPTS:
+        style, _, name = prompt.partition(" ")
+        assert any(style in package for package in trained[name])
 
 
 def test_without_postdiff_both_sides_draw_the_same_picture(server, graph):

@@ -262,6 +262,22 @@ def test_env_prints_where_an_existing_comfyui_is():
     }
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot replace a process")
+def test_the_users_own_python_keeps_its_environment_and_the_cached_one_is_shielded_from_it(monkeypatch):
+    def environment_of(python: str) -> dict[str, str]:
+        ran = []
+        monkeypatch.setattr(dev.os, "execve", lambda program, line, environment: ran.append(environment) or sys.exit())
+        with pytest.raises(SystemExit):
+            dev.run(Path(python), Path("/a/ComfyUI"), "env", [])
+        return ran[0]
+
+    monkeypatch.setenv("PYTHONPATH", "/of/the/user")
+    users, cached = environment_of(sys.executable), environment_of("/a/cache/bin/python")
+    assert users["COMFYUI_PATH"] == cached["COMFYUI_PATH"] == "/a/ComfyUI"
+    assert users["PYTHONPATH"] == "/of/the/user"
+    assert "PYTHONPATH" not in cached
+
+
 def test_a_folder_without_comfyui_is_refused_with_a_remedy(tmp_path):
     done = run_dev("--comfyui", str(tmp_path), "env")
     assert done.returncode == 1
