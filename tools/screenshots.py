@@ -22,10 +22,10 @@ sys.path.append(str(ROOT / "tests" / "web"))
 
 from browser import Canvas, Prompt, open_browser, serving_test_nodes
 
+VIEW = {"width": 1280, "height": 800}
 HELP = ROOT / "web" / "docs" / "images"
 GRAPHS = ROOT / "screenshots"
 WORKFLOW = ROOT / "workflows" / "embedded_model_side_by_side.json"
-AROUND = 6  # px around a timeline
 
 
 def main(arguments: list[str]) -> None:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     if unknown:
         sys.exit(f"There is no {unknown.pop()!r} to picture; choose help or graph.")
     with serving_test_nodes() as server, sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
-        context = open_browser(playwright, Path(profile), device_scale_factor=2)
+        context = open_browser(playwright, Path(profile), viewport=VIEW, device_scale_factor=1.5)
         try:
             if "help" in wished:
                 picture_timelines(context, server)
@@ -55,8 +55,8 @@ def picture_timelines(context: BrowserContext, server: Server) -> None:
             continue
         canvas.show(node)
         box = canvas.box(node)
-        clip = {"x": box["left"] - AROUND, "y": box["top"] - AROUND}
-        clip |= {"width": box["right"] - box["left"] + 2 * AROUND, "height": box["bottom"] - box["top"] + 2 * AROUND}
+        clip = {"x": box["left"], "y": box["top"]}
+        clip |= {"width": box["right"] - box["left"], "height": box["bottom"] - box["top"]}
         canvas.page.screenshot(path=HELP / f"{kind}.png", clip=clip)
     canvas.page.close()
 
@@ -85,12 +85,16 @@ def picture_graph(context: BrowserContext, server: Server) -> None:
     GRAPHS.mkdir(exist_ok=True)
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     modes = [(nodes_2, palette) for nodes_2 in (False, True) for palette in ("dark", "light")]
-    for nodes_2, palette in tqdm(modes, desc="Graphs"):
+    for seed, (nodes_2, palette) in enumerate(tqdm(modes, desc="Graphs"), start=1):
         canvas = Canvas.open(context, server, nodes_2=nodes_2, **{"Comfy.ColorPalette": palette})
-        canvas.load_workflow(workflow)
+        canvas.load_workflow(workflow, WORKFLOW.stem)
+        for node in workflow["nodes"]:
+            if node["type"] in ("KSampler", "PostDiffKSampler"):
+                canvas.set(str(node["id"]), seed=seed)  # or the server would have the picture already
         if canvas.run() != "success":
             raise RuntimeError(f"{WORKFLOW.name} did not run:\n{server.last_words()}")
         canvas.fit_view()
+        canvas.page.wait_for_timeout(3000)  # the pictures arrive
         name = f"{'nodes-2' if nodes_2 else 'canvas'}-{palette}.png"
         canvas.page.screenshot(path=GRAPHS / name)
         canvas.page.close()

@@ -14,19 +14,25 @@ const SUBGRAPH_INPUTS = -10; // the id litegraph gives to the inner end of a sub
 export function readGraph(rootGraph, widgetNames) {
   const graph = new Map();
   for (const place of places(rootGraph, [])) {
-    const { node } = place;
-    if (node.isVirtualNode || node.subgraph || node.mode === MUTED || node.mode === BYPASSED) continue;
+    const { node, hosts } = place;
+    if (node.isVirtualNode || node.subgraph || ![...hosts, node].every(isActive)) continue;
     graph.set(executionId(place), describe(place, widgetNames));
   }
   return graph;
 }
 
+/** Every node on the canvas, also those inside subgraphs and those that do not run. */
+export const allNodes = (rootGraph) => new Set([...places(rootGraph, [])].map(({ node }) => node));
+
+export const isMuted = (node) => node.mode === MUTED;
+export const isBypassed = (node) => node.mode === BYPASSED;
+const isActive = (node) => !isMuted(node) && !isBypassed(node);
+
 /** A place is a node and the subgraph nodes it lies in, outermost first: one subgraph may be used in several. */
 function* places(graph, hosts) {
   for (const node of graph?.nodes ?? []) {
     yield { node, hosts };
-    const active = node.mode !== MUTED && node.mode !== BYPASSED;
-    if (node.subgraph && active && !hosts.includes(node)) yield* places(node.subgraph, [...hosts, node]);
+    if (node.subgraph && !hosts.includes(node)) yield* places(node.subgraph, [...hosts, node]);
   }
 }
 
@@ -78,8 +84,8 @@ function sourceOutside(hosts, slot, type, seen) {
 
 function sourceOfOutput(place, slot, type, seen) {
   const { node, hosts } = place;
-  if (node.mode === MUTED) return null;
-  if (node.mode === BYPASSED) return sourceOfInput(place, bypassedInput(node, slot, type), type, seen);
+  if (isMuted(node)) return null;
+  if (isBypassed(node)) return sourceOfInput(place, bypassedInput(node, slot, type), type, seen);
   if (node.subgraph) return sourceInside(place, slot, type, seen);
   if (!node.isVirtualNode) return { id: executionId(place), slot };
   if (node.type === "PrimitiveNode") return { value: node.widgets?.[0]?.value };

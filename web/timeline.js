@@ -4,17 +4,15 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { drawTimeline, inWords, legend, resultLine } from "./drawing.mjs";
 import { LANES, WIDGETS, estimates } from "./estimate.mjs";
-import { readGraph } from "./graph.mjs";
+import { allNodes, isBypassed, isMuted, readGraph } from "./graph.mjs";
 
 const MARGIN = 6;
 const REFRESH_MS = 120;
 const HEIGHT_OF_ONE_LANE = 66;
 const HEIGHT_OF_A_SAMPLER = 106;
-const MUTED = 2;
-const BYPASSED = 4;
 
-/** The timelines of the nodes that lie in a graph. */
-const timelines = new Set();
+/** Node -> its timeline. */
+const timelines = new WeakMap();
 /** Workflow -> execution id -> what the server said about the node's last run. Outlives undo, redo, other tabs. */
 const runs = new WeakMap();
 /** The workflow that was on view when a prompt began. */
@@ -120,25 +118,29 @@ function handToCanvas(event) {
 }
 
 function refresh() {
-  if (timelines.size === 0 || document.hidden) return;
+  if (document.hidden) return;
+  const shown = [...allNodes(app.rootGraph)].filter((node) => timelines.has(node));
+  if (shown.length === 0) return;
   const known = runsOf(activeWorkflow());
-  const byNode = new Map();
+  const found = new Map();
   for (const [id, estimate] of estimates(readGraph(app.rootGraph, WIDGETS))) {
     // A subgraph used twice holds one node with two ids.
-    const run = latest(known.get(id), byNode.get(estimate.node)?.run);
-    byNode.set(estimate.node, { ...estimate, run });
+    const run = latest(known.get(id), found.get(estimate.node)?.run);
+    found.set(estimate.node, { ...estimate, run });
   }
-  for (const timeline of timelines) {
-    timeline.adopt();
-    timeline.show(byNode.get(timeline.node) ?? inactive(timeline.node));
+  for (const node of shown) {
+    timelines.get(node).adopt();
+    timelines.get(node).show(found.get(node) ?? inactive(node));
   }
 }
 
 const latest = (a, b) => (!b || a?.began > b.began ? a : b);
 
 function inactive(node) {
-  const why = { [MUTED]: "Muted: this node does not run.", [BYPASSED]: "Bypassed: this node does nothing." }[node.mode];
-  return { steps: [], notes: [], problem: why ?? "Inside a node that does not run." };
+  const why = isMuted(node)
+    ? "Muted: this node does not run."
+    : isBypassed(node) && "Bypassed: this node does nothing.";
+  return { steps: [], notes: [], problem: why || "Inside a node that does not run." };
 }
 
 const activeWorkflow = () => app.extensionManager.workflow?.activeWorkflow ?? app;
@@ -174,32 +176,26 @@ function onEnd({ detail: { prompt_id: prompt } }) {
   refresh();
 }
 
+async function adoptStyle(url) {
+  const sheet = new CSSStyleSheet();
+  await sheet.replace(await (await fetch(url)).text());
+  document.adoptedStyleSheets.push(sheet);
+}
+
 app.registerExtension({
-  name: "PostDiff.timeline",
+  name: "postdiff.timeline",
   nodeCreated(node) {
-    if (!LANES[node.comfyClass]) return;
-    const timeline = new Timeline(node);
-    const { onAdded, onRemoved } = node;
-    node.onAdded = function (...rest) {
-      timelines.add(timeline);
-      return onAdded?.apply(this, rest);
-    };
-    node.onRemoved = function (...rest) {
-      timelines.delete(timeline);
-      return onRemoved?.apply(this, rest);
-    };
+    if (LANES[node.comfyClass]) timelines.set(node, new Timeline(node));
   },
-  setup() {
-    const style = document.createElement("link");
-    Object.assign(style, { rel: "stylesheet", href: new URL("timeline.css", import.meta.url).href });
-    document.head.append(style);
+  async setup() {
+    await adoptStyle(new URL("timeline.css", import.meta.url));
     api.addEventListener("execution_start", onStart);
     api.addEventListener("postdiff.plan", onPlan);
     for (const event of ["postdiff.step", "postdiff.report"]) api.addEventListener(event, onProgress);
     for (const end of ["execution_success", "execution_error", "execution_interrupted"])
       api.addEventListener(end, onEnd);
     // Values change through widgets, links, primitives, undo and scripts; no event tells of all of them in both
-    // render modes. Reading the graph takes well under a millisecond.
+    // render modes, so the graph is read again and again.
     setInterval(refresh, REFRESH_MS);
   },
 });

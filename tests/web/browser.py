@@ -26,6 +26,7 @@ SETTINGS = {
     "Comfy.Workflow.Persist": False,
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
 }
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--force-color-profile=srgb"]
@@ -72,7 +73,7 @@ def open_browser(playwright: Playwright, profile: Path, **options: Any) -> Brows
 class Complaints:
     """Console errors and warnings of a page, split into the pack's own and those the stock frontend always makes."""
 
-    OWN = ("/extensions/postdiff/", "extension 'PostDiff.")
+    OWN = ("/extensions/postdiff/", "extension 'postdiff.")
 
     def __init__(self, page: Page, url: str):
         self.url, self.own, self.uncaught = url, [], []
@@ -140,15 +141,15 @@ class Canvas:
 
     def load(self, prompt: Prompt) -> None:
         """Put a graph in API form on the canvas, as a workflow of its own."""
-        self._load("app.loadApiJson(graph, name)", prompt, len(prompt))
+        self._load("app.loadApiJson(graph, name)", prompt, len(prompt), f"test {next(numbers)}")
+        self.call("spread")
 
-    def load_workflow(self, workflow: dict[str, Any]) -> None:
+    def load_workflow(self, workflow: dict[str, Any], name: str) -> None:
         """Put a graph as the canvas saves it on the canvas, as opening its file does."""
-        self._load("app.loadGraphData(graph, true, true, name)", workflow, len(workflow["nodes"]))
+        self._load("app.loadGraphData(graph, true, true, name)", workflow, len(workflow["nodes"]), name)
 
-    def _load(self, call: str, graph: dict[str, Any], nodes: int) -> None:
+    def _load(self, call: str, graph: dict[str, Any], nodes: int, name: str) -> None:
         self.page.bring_to_front()  # a page in the background draws nothing
-        name = f"test {next(numbers)}"
         self.js(f"([graph, name]) => {{ {call}; }}", [graph, name])
         self.wait_for("isOpen", name, nodes)
 
@@ -181,7 +182,7 @@ class Canvas:
         return self.wait_for_end()
 
     def wait_for_end(self) -> str:
-        self.wait_until("() => postdiffTest.end", timeout=120_000)
+        self.wait_until("() => postdiffTest.end", timeout=240_000)
         return self.js("() => postdiffTest.end")
 
     def set(self, node: str, **values: Any) -> None:

@@ -90,6 +90,11 @@ window.postdiffTest = (() => {
       }).observe(element(id), { childList: true, subtree: true });
     },
 
+    /** Lay the nodes side by side, so that none covers another. */
+    spread() {
+      for (const [i, each] of app.rootGraph.nodes.entries()) each.pos = [450 * i, 0];
+    },
+
     /** Bring a node to the middle of the page. */
     show(id, zoom) {
       const { pos, size } = node(id);

@@ -307,7 +307,7 @@ BROKEN = """
 import { app } from "../../scripts/app.js";
 console.error("logged");
 setTimeout(() => { throw new Error("thrown late"); }, 0);
-app.registerExtension({ name: "PostDiff.broken", setup() { throw new Error("thrown in setup"); } });
+app.registerExtension({ name: "postdiff.broken", setup() { throw new Error("thrown in setup"); } });
 """
 
 
