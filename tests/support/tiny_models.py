@@ -30,6 +30,14 @@ def sd15(*, in_channels: int = 4, seed: int = 0) -> ModelPatcher:
     return _patcher(config.get_model({}, device=CPU), seed)
 
 
+def small_unet(*, seed: int = 0) -> ModelPatcher:
+    """SD1.5-shaped, with one layer on each of two levels (4 input blocks): for tests that pay by the block."""
+    one_layer = {"num_res_blocks": [1, 1], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1]}
+    config = supported_models.SD15(_unet_config(4, channel_mult=[1, 2], depths=[1, 1], **one_layer))
+    config.unet_config["num_heads"] = 4
+    return _patcher(config.get_model({}, device=CPU), seed)
+
+
 def sd15_inpainting(*, seed: int = 0) -> ModelPatcher:
     """An SD1.5-shaped inpainting checkpoint: the mask and the masked picture are five further input channels."""
     return sd15(in_channels=9, seed=seed)

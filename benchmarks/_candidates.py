@@ -1,0 +1,136 @@
+"""What a picture can be made cheaper with: PostDiff, ComfyUI's own nodes, nodes of other packs, and fewer steps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nodes
+from comfy_api.latest import io
+from comfy_extras.nodes_custom_sampler import CFGOverride
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+from comfy_extras.nodes_tomesd import TomePatchModel
+
+from postdiff.postdiff_core import patch
+from postdiff.postdiff_core.presets import PRESETS
+from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+
+OURS = "PostDiff"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way at one setting; `prepare` gives the KSampler's inputs with it from those without."""
+
+    name: str
+    setting: str
+    prepare: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def node(node_class: type, **given: Any) -> Candidate:
+    """A node with a MODEL in and out, its other inputs at their defaults unless given."""
+    setting = ", ".join(f"{name} {value}" for name, value in given.items()) or "defaults"
+
+    def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
+        arguments = {**_defaults(node_class), **given, "model": inputs["model"]}
+        run = node_class.execute if issubclass(node_class, io.ComfyNode) else getattr(node_class(), node_class.FUNCTION)
+        output = run(**arguments)
+        return {**inputs, "model": (output.result if isinstance(output, io.NodeOutput) else output)[0]}
+
+    return Candidate(node_class.__name__, setting, prepare)
+
+
+def postdiff(setting: str, settings: Settings) -> Candidate:
+    return Candidate(OURS, setting, lambda inputs: {**inputs, "model": patch.fill(inputs["model"], settings)})
+
+
+def fewer_steps(share: float) -> Candidate:
+    def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**inputs, "steps": round(inputs["steps"] * share)}
+
+    return Candidate("fewer steps", f"{share:.0%}", prepare)
+
+
+def at_defaults(preset: str) -> list[Candidate]:
+    """Every way once, as its node comes; PostDiff as its preset for the family."""
+    halves = {"start_percent": 0.5} if preset != "lcm" else {}
+    return [
+        postdiff("preset", PRESETS[preset]),
+        node(EasyCacheNode),
+        node(LazyCacheNode),
+        node(TomePatchModel),
+        node(HyperTile),
+        node(PatchModelAddDownscale),
+        node(CFGOverride, **halves),  # its default drops guidance altogether
+        fewer_steps(0.5),
+    ]
+
+
+def sweeps() -> list[Candidate]:
+    """Every way at settings that cost from little under the stock run's work to a third of it."""
+    ours = {
+        "k 2": Settings(None, DeepCache(2, 2), None, None),
+        "k 2, m 0.75": Settings(None, DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)),
+        "beta 0.75, s 0.5, m 0.75": Settings(MixedResolution(0.75, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
+        "beta 0.5, s 0.25, k 2, m 0.75": Settings(
+            MixedResolution(0.5, 0.25), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)
+        ),
+        "beta 0.5, s 0.5, m 0.75": Settings(MixedResolution(0.5, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
+        "preset": PRESETS["embedded"],
+    }
+    return [
+        *(postdiff(setting, settings) for setting, settings in ours.items()),
+        *(node(EasyCacheNode, reuse_threshold=value) for value in (0.1, 0.2, 0.4)),
+        *(node(LazyCacheNode, reuse_threshold=value) for value in (0.1, 0.2, 0.4)),
+        *(node(TomePatchModel, ratio=value) for value in (0.3, 0.6)),
+        *(node(HyperTile, tile_size=value) for value in (128, 64)),
+        *(node(PatchModelAddDownscale, end_percent=value) for value in (0.35, 0.7)),
+        *(node(CFGOverride, start_percent=value) for value in (0.75, 0.5, 0.25)),
+        *(fewer_steps(share) for share in (0.75, 0.5, 0.35)),
+    ]
+
+
+def of_pack(folder: Path, given: Sequence[str]) -> list[Candidate]:
+    """The nodes of a pack in `folder` that patch a MODEL, at their defaults or as `NODE.input=value` says (JSON).
+
+    Raises RuntimeError if ComfyUI cannot load the pack.
+    """
+    before = set(nodes.NODE_CLASS_MAPPINGS)
+    if not asyncio.run(nodes.load_custom_node(str(folder.resolve()))):
+        raise RuntimeError("ComfyUI could not import it; its log says why")
+    added = {name: nodes.NODE_CLASS_MAPPINGS[name] for name in nodes.NODE_CLASS_MAPPINGS if name not in before}
+    settings: dict[str, dict[str, Any]] = {name: {} for name in added}
+    for each in given:
+        place, _, value = each.partition("=")
+        name, _, input_name = place.rpartition(".")
+        if name in settings:
+            settings[name][input_name] = json.loads(value)
+    return [node(added[name], **settings[name]) for name in added if _patches_a_model(added[name])]
+
+
+def _patches_a_model(node_class: type) -> bool:
+    required = node_class.INPUT_TYPES().get("required", {})
+    others = [declared for name, declared in required.items() if name != "model"]
+    returned = tuple(node_class.RETURN_TYPES)
+    return "model" in required and returned[:1] == ("MODEL",) and all(map(_is_a_widget, others))
+
+
+def _is_a_widget(declared: Sequence[Any]) -> bool:
+    return isinstance(declared[0], (list, tuple)) or declared[0] in ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
+
+
+def _defaults(node_class: type) -> dict[str, Any]:
+    required = node_class.INPUT_TYPES().get("required", {})
+    return {name: _default(declared) for name, declared in required.items() if name != "model"}
+
+
+def _default(declared: Sequence[Any]) -> Any:
+    kind, options = declared[0], declared[1] if len(declared) > 1 else {}
+    choices = kind if isinstance(kind, (list, tuple)) else options.get("options", [None])
+    return options.get("default", choices[0] if choices else None)

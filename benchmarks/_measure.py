@@ -1,0 +1,93 @@
+"""Clocks, memory and the machine they were read on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MB = 10**6
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Clock:
+    """Seconds on this device.
+
+    `wall` is what a user waits. `cpu` is processor time divided by the threads: on a CPU that other programs use too,
+    it is what the wall clock would show on an idle one.
+    """
+
+    def __init__(self, kind: str, device: str) -> None:
+        if kind == "cpu" and device != "cpu":
+            raise ValueError("--clock cpu measures work on the CPU only; use --clock wall on other devices.")
+        self.kind, self._device = kind, device
+
+    def __call__(self) -> float:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        if self.kind == "cpu":
+            return time.process_time() / torch.get_num_threads()
+        return time.perf_counter()
+
+    def seconds(self, action: Callable[[], Any]) -> float:
+        start = self()
+        action()
+        return self() - start
+
+
+class PeakMemory:
+    """The most memory in use since `reset`, in bytes: allocated on CUDA, resident on Linux, else None."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def reset(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        elif _CLEAR_REFS.exists():
+            _CLEAR_REFS.write_text("5")  # sets VmHWM to what is resident now (man 5 proc)
+
+    def read(self) -> int | None:
+        if self._device == "cuda":
+            return torch.cuda.max_memory_allocated()
+        if not _STATUS.exists():
+            return None
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
+        return int(lines["VmHWM"].split()[0]) * 1024
+
+
+def spread(values: Sequence[float]) -> float:
+    """Half the distance from the smallest to the largest value, as a share of the median."""
+    return (max(values) - min(values)) / 2 / statistics.median(values)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a figure depends on: processor, cores, threads, versions and date."""
+    import comfyui_version
+
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "comfyui": comfyui_version.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()

@@ -1,0 +1,139 @@
+"""Results as files and Markdown tables."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent / "results"
+
+
+def save(name: str, result: dict[str, Any], table: str) -> None:
+    """Write results/NAME.json and results/NAME.md."""
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (FOLDER / f"{name}.md").write_text(table + "\n", encoding="utf-8")
+
+
+def speed_table(result: dict[str, Any]) -> str:
+    """The result of speed.py as Markdown."""
+    header = ["", "seconds", "±", "speed-up", "arithmetic limit", "share", "attainable limit", "share"]
+    header += ["peak memory above stock, MB", "cached, MB"]
+    rows = [
+        [
+            row["name"].replace("_", " "),
+            f"{row['seconds']:.2f}",
+            f"{row['spread']:.1%}",
+            f"{row['speedup']:.2f}",
+            f"{row['arithmetic']:.2f}",
+            f"{row['speedup'] / row['arithmetic']:.2f}",
+            f"{row['attainable']:.2f}",
+            f"{row['speedup'] / row['attainable']:.2f}",
+            f"{row['peak_memory_above_stock_mb']:.0f}",
+            f"{row['cached_mb']:.1f}",
+        ]
+        for row in result["rows"]
+    ]
+    kinds = [[kind["name"], f"{kind['seconds']:.3f}"] for kind in result["step_kinds"]]
+    return "\n".join(
+        [
+            f"# {result['model']}, {result['pixels']} px, {result['steps']} steps, {result['dtype']}",
+            "",
+            conditions(result),
+            "",
+            *markdown(header, rows),
+            "",
+            f"Switched-off nodes add {result['neutral_ms_per_evaluation']:.2f} ms to a model evaluation.",
+            "",
+            *markdown(["step of the attainable limit", "seconds"], kinds),
+        ]
+    )
+
+
+def conditions(result: dict[str, Any]) -> str:
+    """Where and how the figures were read, in two sentences."""
+    machine = result["machine"]
+    clock = {"wall": "wall clock", "cpu": "processor time per thread (the machine was in use by others)"}
+    return (
+        f"{machine['device']}, {machine['cores']} cores, {machine['torch_threads']} torch threads, torch "
+        f"{machine['torch']}, ComfyUI {machine['comfyui']}, {machine['date']}. {clock[result['clock']].capitalize()}, "
+        f"medians of {result['repeats']} alternating rounds; ± is half the range."
+    )
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, first column left, the others right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def peers_speed_table(result: dict[str, Any]) -> str:
+    """The result of `peers.py speed` as Markdown, fastest first."""
+    rows = sorted(result["rows"], key=lambda row: -row.get("speedup", 0.0))
+    lines = [
+        [row["name"], row["setting"], f"{row['seconds']:.2f}", f"{row['speedup']:.2f}"]
+        if row["failure"] is None
+        else [row["name"], row["setting"], "failed", row["failure"]]
+        for row in rows
+    ]
+    stock = ["stock", "", f"{result['stock_seconds']:.2f}", "1.00"]
+    return "\n".join(
+        [
+            f"# Peers: {result['title']}",
+            "",
+            conditions(result),
+            "",
+            *markdown(["", "setting", "seconds", "speed-up"], [*lines, stock]),
+        ]
+    )
+
+
+def peers_error_table(result: dict[str, Any]) -> str:
+    """The result of `peers.py error` as Markdown, by peer and cost, with PostDiff's error at the same cost."""
+    done = [row for row in result["rows"] if row["failure"] is None]
+    ours = sorted((row["work_saved_factor"], row["error"]) for row in done if row["name"] == "PostDiff")
+    lines = []
+    for row in sorted(done, key=lambda row: (row["name"] != "PostDiff", row["name"], row["work_saved_factor"])):
+        reference = "" if row["name"] == "PostDiff" else error_at(ours, row["work_saved_factor"])
+        lines.append(
+            [
+                *(row["name"], row["setting"], f"{row['work_saved_factor']:.2f}"),
+                f"{row['error']:.4f} ± {row['standard_error']:.4f}",
+                f"{reference:.4f}" if isinstance(reference, float) else "",
+            ]
+        )
+    lines += [[row["name"], row["setting"], "failed", row["failure"], ""] for row in result["rows"] if row["failure"]]
+    stock = ["stock", "", "1.00", f"{result['stock']['error']:.4f} ± {result['stock']['standard_error']:.4f}", ""]
+    return "\n".join(
+        [
+            f"# Peers: {result['title']}",
+            "",
+            conditions(result),
+            "",
+            f"Error: {result['error_is']}, mean and its standard error. Cost: the stock run's executed "
+            "multiply-accumulates over this run's.",
+            "",
+            *markdown(["", "setting", "times less work", "error", "PostDiff at the same cost"], [*lines, stock]),
+        ]
+    )
+
+
+def error_at(points: Sequence[tuple[float, float]], cost: float) -> float | None:
+    """The error at `cost` on the lower envelope of (cost, error) points, straight between them; None outside.
+
+    A point that costs more and errs less hides the ones before it.
+    """
+    envelope: list[tuple[float, float]] = []
+    for point in sorted(points):
+        while envelope and envelope[-1][1] >= point[1]:
+            envelope.pop()
+        envelope.append(point)
+    if envelope and cost <= envelope[0][0]:
+        return envelope[0][1]  # what saves more also serves who asks for less
+    for (left, low), (right, high) in itertools.pairwise(envelope):
+        if left <= cost <= right:
+            return low + (high - low) * (cost - left) / (right - left)
+    return None

@@ -1,0 +1,213 @@
+"""PostDiff beside ComfyUI's own ways to save work, other packs, and fewer steps, on one machine in one run.
+
+    python dev.py bench peers speed --model sd15 --size 256 --steps 8
+    python dev.py bench peers error --pictures 24
+    python dev.py bench peers speed --pack PATH --set NODE.input=value
+
+`speed` times each at its defaults on the paper's architecture with random weights. `error` sweeps their settings on the
+embedded model and compares pictures at the same executed multiply-accumulates (counted while they run). A peer that
+fails is shown with its error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _host
+
+
+def main() -> None:
+    options = _parse()
+    _host.start(options)
+    result = {"speed": measure_speed, "error": measure_error}[options.what](options)
+
+    from _results import peers_error_table, peers_speed_table, save
+
+    table = {"speed": peers_speed_table, "error": peers_error_table}[options.what](result)
+    save(f"peers-{options.what}-{result['subject']}-{options.device}", result, table)
+    print(json.dumps(result, indent=1) if options.json else table)
+
+
+def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each peer at its defaults, taking turns with the stock run."""
+    import _candidates
+    import _models
+    from _measure import Clock, spread
+    from tqdm import tqdm
+
+    family = _models.FAMILIES[options.model]
+    pixels, steps = options.size or family.size, options.steps or family.steps
+    clock = Clock(options.clock, options.device)
+    model = _models.build(family, _host.dtype_of(options))
+    inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps)
+    candidates = [*_candidates.at_defaults(family.preset), *_packs(options)]
+    sample({**inputs, "steps": 1})  # warms up
+    rows = [{"name": each.name, "setting": each.setting, "seconds": [], "failure": None} for each in candidates]
+    stock: list[float] = []
+    with tqdm(total=options.repeats * (len(rows) + 1), disable=None) as progress:
+        for _ in range(options.repeats):
+            stock.append(clock.seconds(lambda: sample(inputs)))
+            progress.update()
+            for candidate, row in zip(candidates, rows, strict=True):
+                progress.set_description(row["name"])
+                if row["failure"] is None:
+                    row["failure"] = attempt(lambda c=candidate, r=row: r["seconds"].append(_timed(c, inputs, clock)))
+                progress.update()
+    for row in rows:
+        seconds = row.pop("seconds")
+        if row["failure"] is None:
+            ratios = [before / own for before, own in zip(stock, seconds, strict=True)]
+            row |= {"seconds": statistics.median(seconds), "speedup": statistics.median(ratios)}
+    return {
+        **_document(options, options.model),
+        "title": f"{family.title}, {pixels} px, {steps} steps, {options.dtype}",
+        "stock_seconds": statistics.median(stock),
+        "stock_spread": spread(stock),
+        "rows": rows,
+    }
+
+
+def measure_error(options: argparse.Namespace) -> dict[str, Any]:
+    """Picture error and executed work of each peer over its settings."""
+    import _candidates
+    from _subjects import EmbeddedModel, RandomModel
+    from tqdm import tqdm
+
+    subject = RandomModel() if options.model == "random" else EmbeddedModel(options.pictures)
+    inputs = [{**given, "steps": options.steps or given["steps"]} for given in subject.inputs]
+    candidates = [*_candidates.sweeps(), *_packs(options)]
+    rows = []
+    with tqdm(total=(len(candidates) + 1) * len(inputs), disable=None) as progress:
+
+        def judge(name: str, setting: str, prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+            row = {"name": name, "setting": setting}
+            progress.set_description(name)
+
+            def run() -> None:
+                errors = []
+                for number, given in enumerate(inputs):
+                    prepared = prepare(given)
+                    if number == 0:
+                        latent, row["macs"] = count(lambda p=prepared: sample(p))
+                    else:
+                        latent = sample(prepared)
+                    errors.append(subject.error(number, latent))
+                    progress.update()
+                row["error"] = statistics.mean(errors)
+                row["standard_error"] = statistics.stdev(errors) / len(errors) ** 0.5 if len(errors) > 1 else 0.0
+
+            row["failure"] = attempt(run)
+            return row
+
+        stock = judge("stock", "", lambda given: given)
+        rows = [judge(each.name, each.setting, each.prepare) for each in candidates]
+    if stock["failure"]:
+        raise RuntimeError(f"The stock run failed: {stock['failure']}")
+    for row in rows:
+        if not row["failure"]:
+            row["work_saved_factor"] = stock["macs"] / row["macs"]
+    return {
+        **_document(options, subject.name),
+        "title": f"{subject.title}, {len(inputs)} pictures, {inputs[0]['steps']} steps",
+        "error_is": subject.error_is,
+        "stock": stock,
+        "rows": rows,
+    }
+
+
+def sample(inputs: dict[str, Any]) -> Any:
+    """The latent of the stock KSampler."""
+    import nodes
+
+    return nodes.KSampler().sample(**inputs)[0]["samples"]
+
+
+def count(action: Callable[[], Any]) -> tuple[Any, int]:
+    """What `action` returns, and the multiply-accumulates it executed (convolutions, matrix products, attention)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(display=False, custom_mapping={on_cpu: attention})
+    with counter:
+        value = action()
+    return value, counter.get_total_flops() // 2
+
+
+def attempt(action: Callable[[], Any]) -> str | None:
+    """What went wrong, in one line; None if nothing did."""
+    try:
+        action()
+    except Exception as error:  # whatever another pack raises is a result
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def _timed(candidate: Any, inputs: dict[str, Any], clock: Any) -> float:
+    prepared = candidate.prepare(inputs)
+    return clock.seconds(lambda: sample(prepared))
+
+
+def _packs(options: argparse.Namespace) -> list[Any]:
+    """The candidates of the packs named; one that cannot be loaded becomes a candidate that fails so."""
+    import _candidates
+
+    found = []
+    for folder in options.pack:
+
+        def load(folder: Path = folder) -> None:
+            found.extend(_candidates.of_pack(folder, options.set))
+
+        failure = attempt(load)
+        if failure:
+
+            def fail(_inputs: dict[str, Any], failure: str = failure) -> dict[str, Any]:
+                raise RuntimeError(failure)
+
+            found.append(_candidates.Candidate(folder.name, "", fail))
+    return found
+
+
+def _document(options: argparse.Namespace, subject: str) -> dict[str, Any]:
+    from _measure import machine
+
+    return {
+        "benchmark": f"peers {options.what}",
+        "subject": subject,
+        "clock": options.clock,
+        "repeats": options.repeats,
+        "machine": machine(options.device),
+    }
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev.py bench peers", description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=("speed", "error"))
+    parser.add_argument(
+        "--model",
+        choices=("sd15", "lcm", "sdxl", "pixart_alpha", "embedded", "random"),
+        help="speed: an architecture of the paper (default sd15); error: embedded (default), or a tiny random one",
+    )
+    parser.add_argument("--size", type=int, help="speed: pixels a side; default: the paper's")
+    parser.add_argument("--steps", type=int, help="default: the model's")
+    parser.add_argument("--pictures", type=int, default=24, help="error: how many prompts, one seed each")
+    parser.add_argument("--pack", type=Path, action="append", default=[], help="a folder with another node pack")
+    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="for the packs' nodes")
+    _host.add_options(parser)
+    options = parser.parse_args()
+    options.model = options.model or {"speed": "sd15", "error": "embedded"}[options.what]
+    if (options.model in ("embedded", "random")) != (options.what == "error"):
+        parser.error(f"{options.what} does not run on {options.model}.")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""How fast each technique runs, against the stock KSampler and against two limits.
+
+    python dev.py bench speed --model sd15 --size 512 --steps 8 --threads 1
+
+The paper's architectures run at full size with random weights (speed does not depend on them) in the stock KSampler;
+the rows take turns, so that drift cancels. Limits on the speed-up:
+
+    arithmetic   time proportional to multiply-accumulates (postdiff_core/cost.py)
+    attainable   the same plan from separately timed steps: stock steps at low and full size, with one and two rows,
+                 and plain forwards without the deep branch or cross-attention, without any of the pack's code
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import _host
+
+ROWS = ("mixed_resolution", "deep_cache", "cross_attn_cache", "cfg_cutoff", "all", "neutral")
+
+
+def main() -> None:
+    options = _parse()
+    _host.start(options)
+    result = measure(options)
+
+    from _results import save, speed_table
+
+    table = speed_table(result)
+    save(f"speed-{options.model}-{result['pixels']}px-{options.device}", result, table)
+    print(json.dumps(result, indent=1) if options.json else table)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run every row in turn; returns what results/*.json holds."""
+    import _limits
+    import _models
+    from _measure import MB, Clock, PeakMemory, machine, spread
+    from _overhead import neutral_milliseconds
+    from tqdm import tqdm
+
+    from postdiff.postdiff_core.presets import PRESETS
+
+    family = _models.FAMILIES[options.model]
+    pixels, steps = options.size or family.size, options.steps or family.steps
+    clock, memory = Clock(options.clock, options.device), PeakMemory(options.device)
+    model = _models.build(family, _host.dtype_of(options))
+    inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps)
+    chosen = settings_of_rows(family)
+    rows = {name: Row(chosen[name], inputs) for name in chosen if name in ("stock", *(options.rows or chosen))}
+    deep_cache = PRESETS[family.preset].deep_cache
+    limits = _limits.Limits(inputs, clock, depth=deep_cache.depth if deep_cache else None)
+    overhead = neutral_milliseconds(clock)
+    for row in rows.values() if options.device == "cuda" else [rows["stock"]]:
+        row.sample(**({} if options.device == "cuda" else {"steps": 1}))  # warms up
+
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    peaks: dict[str, list[int]] = {name: [] for name in rows}
+    with tqdm(total=options.repeats * (len(rows) + 1), disable=None) as progress:
+        for turn in range(options.repeats):
+            for name in rows if turn % 2 == 0 else reversed(rows):
+                progress.set_description(name)
+                memory.reset()
+                seconds[name].append(clock.seconds(rows[name].sample))
+                peaks[name].append(memory.read())
+                progress.update()
+            progress.set_description("limits")
+            limits.time_steps_of([row.report for row in rows.values() if row.report])
+            progress.update()
+
+    def speedup(name: str) -> float:
+        return statistics.median(s / own for s, own in zip(seconds["stock"], seconds[name], strict=True))
+
+    above_stock = {name: statistics.median(peaks[name]) - statistics.median(peaks["stock"]) for name in rows}
+    return {
+        "benchmark": "speed",
+        "model": family.title,
+        "pixels": pixels,
+        "steps": steps,
+        "dtype": options.dtype,
+        "clock": options.clock,
+        "repeats": options.repeats,
+        "seed": inputs["seed"],
+        "machine": machine(options.device),
+        "rows": [
+            {
+                "name": name,
+                "seconds": statistics.median(seconds[name]),
+                "spread": spread(seconds[name]),
+                "speedup": speedup(name),
+                "arithmetic": row.arithmetic_limit,
+                "attainable": limits.speedup_of(row.report) if row.report else 1.0,
+                "peak_memory_above_stock_mb": above_stock[name] / MB,
+                "cached_mb": row.report["cached_bytes"] / MB if row.report else 0.0,
+            }
+            for name, row in rows.items()
+        ],
+        "step_kinds": limits.document(),
+        "neutral_ms_per_evaluation": overhead,
+    }
+
+
+def settings_of_rows(family: Any) -> dict[str, Any]:
+    """The settings of each row; None for the stock run."""
+    from postdiff.postdiff_core.presets import PRESETS
+    from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+
+    preset = PRESETS[family.preset]
+    techniques = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset) if getattr(preset, f.name)}
+    alone = {name: Settings(**{name: technique}) for name, technique in techniques.items()}
+    if not family.guided:
+        del alone["cfg_cutoff"]  # it has nothing to leave out
+    neutral = Settings(
+        MixedResolution(low_res_until=0.0),
+        DeepCache(interval=1) if "deep_cache" in techniques else None,
+        CrossAttnCache(start_percent=1.0),
+        CFGCutoff(start_percent=1.0),
+    )
+    return {"stock": None, **alone, "all": preset, "neutral": neutral}
+
+
+class Row:
+    """The stock KSampler on a MODEL with these settings (None: without PostDiff)."""
+
+    def __init__(self, settings: Any, inputs: dict[str, Any]) -> None:
+        from postdiff.postdiff_core import patch
+
+        model = inputs["model"]
+        for field in dataclasses.fields(settings) if settings else ():
+            technique = getattr(settings, field.name)
+            model = patch.add(model, technique) if technique else model
+        self._inputs = {**inputs, "model": model}
+        self._carried = patch.carried_by(model)
+
+    def sample(self, **other: Any) -> None:
+        import nodes
+        import torch
+
+        samples = nodes.KSampler().sample(**{**self._inputs, **other})[0]["samples"]
+        if not torch.isfinite(samples).all():
+            raise RuntimeError("The random model gave numbers that are not finite; its times would mean nothing.")
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """What the last run did; None for the stock row."""
+        return self._carried.last_report
+
+    @property
+    def arithmetic_limit(self) -> float:
+        totals = self.report["totals"] if self.report else {"macs": 1, "macs_stock": 1}
+        return totals["macs_stock"] / totals["macs"]
+
+
+def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev.py bench speed", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", choices=("sd15", "lcm", "sdxl", "pixart_alpha"), default="sd15")
+    parser.add_argument("--size", type=int, help="pixels a side; default: the paper's")
+    parser.add_argument("--steps", type=int, help="default: the paper's")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="which rows to run besides stock; default: every one")
+    _host.add_options(parser)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
