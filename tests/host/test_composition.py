@@ -158,18 +158,20 @@ def still_picture_noise(inputs, *, batch=1):
     return predicted
 
 
-STANDS_STILL = [name for name in companions.COMPANIONS if name != "sag"]  # its blur depends on the noise level
+STANDS_STILL = [
+    companion for companion in (*companions.COMPANIONS.values(), companions.regions) if companion is not companions.sag
+]  # SAG's blur depends on the noise level
 
 
 @pytest.mark.parametrize("depth", [2, 5])
-@pytest.mark.parametrize("name", STANDS_STILL)
-def test_on_a_still_picture_what_is_reused_is_what_would_be_computed(name, depth, monkeypatch):
+@pytest.mark.parametrize("companion", STANDS_STILL)
+def test_on_a_still_picture_what_is_reused_is_what_would_be_computed(companion, depth, monkeypatch):
     """Wrong if a control, a replaced attention or a numbered module of the companion meets the wrong layer."""
     model = tiny_models.sd15()
     without_time(model.model.diffusion_model)
     fill = companions.fill
     monkeypatch.setattr(companions, "fill", lambda network: (fill(network), without_time(network)))
-    inputs = with_companion(name, inputs_for(model, steps=4))
+    inputs = companion(inputs_for(model, steps=4))
     first, *computed = still_picture_noise(inputs)
     assert all(largest_difference(first, noise) < TOLERANCE for noise in computed), "the picture does not stand still"
     reused = still_picture_noise(patched(inputs, Techniques(interval=2, depth=depth, cross_attn_start=0.5)))
@@ -219,6 +221,17 @@ def test_companions_together_leave_out_the_planned_work(low_memory, caplog):
     assert record.of("middle") == planned(REFRESH, rows)
     assert record.of("shallow cross-attention") == planned(CROSS_ATTENTION, rows)
     assert not [said for said in caplog.messages if "control" in said]
+
+
+@pytest.mark.parametrize("mode", ["average", "uncond", "cfg"])
+def test_rows_that_are_no_pair_reuse_their_own_whatever_the_mode(mode):
+    inputs = companions.regions(inputs_for(tiny_models.sd15()))
+
+    def latent(mode):
+        techniques = Techniques(cross_attn_start=0.5, cutoff_start=0.7, mode=mode)
+        return tiny_models.stock_sample(**patched(inputs, techniques))
+
+    assert torch.equal(latent(mode), latent("cond"))
 
 
 def test_the_low_resolution_stage_scales_gligen_boxes():

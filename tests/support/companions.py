@@ -107,6 +107,14 @@ def gligen(inputs: Inputs) -> Inputs:
     return inputs | {"positive": [[prompt, values | boxed] for prompt, values in inputs["positive"]]}
 
 
+def regions(inputs: Inputs) -> Inputs:
+    """Two more positive prompts, for a box and under a mask: more rows than a pair, of two sizes."""
+    ((prompt, values),) = inputs["positive"]
+    boxed = [prompt.roll(1, -1), values | {"area": (8, 12, 4, 2), "strength": 1.5}]
+    masked = [prompt.roll(2, -1), values | {"mask": torch.linspace(0, 1, 16).expand(1, 16, 16), "mask_strength": 0.8}]
+    return inputs | {"positive": [*inputs["positive"], boxed, masked]}
+
+
 COMPANIONS: dict[str, Callable[[Inputs], Inputs]] = {
     companion.__name__: companion
     for companion in (controlnet, t2i_adapter, lora, lora_hooks, freeu, pag, sag, ip_adapter, gligen)
