@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import BrowserContext, sync_playwright
 from tqdm import tqdm
 
@@ -23,23 +25,24 @@ sys.path.append(str(ROOT / "tests" / "web"))
 from browser import Canvas, Prompt, open_browser, serving_test_nodes
 
 VIEW = {"width": 1280, "height": 800}
+GRAPH_AREA = {"x": 60, "y": 105, "width": 1160, "height": 640}  # without tabs and toolbars
+THUMBNAIL = (640, 353)
 HELP = ROOT / "web" / "docs" / "images"
 GRAPHS = ROOT / "screenshots"
 WORKFLOW = ROOT / "workflows" / "embedded_model_side_by_side.json"
 
 
 def main(arguments: list[str]) -> None:
-    wished = arguments or ["help", "graph"]
-    unknown = set(wished) - {"help", "graph"}
+    kinds = {"help": picture_timelines, "graph": picture_graph, "thumbnails": picture_thumbnails}
+    wished = arguments or list(kinds)
+    unknown = set(wished) - set(kinds)
     if unknown:
-        sys.exit(f"There is no {unknown.pop()!r} to picture; choose help or graph.")
+        sys.exit(f"There is no {unknown.pop()!r} to picture; choose of {', '.join(kinds)}.")
     with serving_test_nodes() as server, sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
         context = open_browser(playwright, Path(profile), viewport=VIEW, device_scale_factor=1.5)
         try:
-            if "help" in wished:
-                picture_timelines(context, server)
-            if "graph" in wished:
-                picture_graph(context, server)
+            for kind in wished:
+                kinds[kind](context, server)
         finally:
             context.close()
 
@@ -83,21 +86,38 @@ def paper_settings() -> Prompt:
 def picture_graph(context: BrowserContext, server: Server) -> None:
     """The side-by-side graph after a run, in both render modes and both themes."""
     GRAPHS.mkdir(exist_ok=True)
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     modes = [(nodes_2, palette) for nodes_2 in (False, True) for palette in ("dark", "light")]
     for seed, (nodes_2, palette) in enumerate(tqdm(modes, desc="Graphs"), start=1):
         canvas = Canvas.open(context, server, nodes_2=nodes_2, **{"Comfy.ColorPalette": palette})
-        canvas.load_workflow(workflow, WORKFLOW.stem)
-        for node in workflow["nodes"]:
-            if node["type"] in ("KSampler", "PostDiffKSampler"):
-                canvas.set(str(node["id"]), seed=seed)  # or the server would have the picture already
-        if canvas.run() != "success":
-            raise RuntimeError(f"{WORKFLOW.name} did not run:\n{server.last_words()}")
-        canvas.fit_view()
-        canvas.page.wait_for_timeout(3000)  # the pictures arrive
+        show_after_run(canvas, WORKFLOW, seed)
         name = f"{'nodes-2' if nodes_2 else 'canvas'}-{palette}.png"
         canvas.page.screenshot(path=GRAPHS / name)
         canvas.page.close()
+
+
+def picture_thumbnails(context: BrowserContext, server: Server) -> None:
+    """What each shipped graph looks like; after a run, where it needs no checkpoint of the user's."""
+    canvas = Canvas.open(context, server, nodes_2=False, **{"Comfy.ColorPalette": "dark"})
+    for seed, path in enumerate(tqdm(sorted(WORKFLOW.parent.glob("*.json")), desc="Thumbnails"), start=11):
+        show_after_run(canvas, path, seed)
+        whole = Image.open(BytesIO(canvas.page.screenshot(clip=GRAPH_AREA))).convert("RGB")
+        whole.resize(THUMBNAIL, Image.Resampling.LANCZOS).save(path.with_suffix(".jpg"), quality=85)
+    canvas.page.close()
+
+
+def show_after_run(canvas: Canvas, path: Path, seed: int) -> None:
+    """Load a graph, run it if it brings its model along, and bring all of it into view."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    canvas.load_workflow(workflow, path.stem)
+    kinds = {str(node["id"]): node["type"] for node in workflow["nodes"]}
+    if "PostDiffEmbeddedModel" in kinds.values():
+        for node, kind in kinds.items():
+            if kind in ("KSampler", "PostDiffKSampler", "MixedResolutionKSampler"):
+                canvas.set(node, seed=seed)  # or the server would have the picture already
+        if canvas.run() != "success":
+            raise RuntimeError(f"{path.name} did not run:\n{canvas.server.last_words()}")
+    canvas.fit_view()
+    canvas.page.wait_for_timeout(3000)  # the pictures arrive
 
 
 if __name__ == "__main__":

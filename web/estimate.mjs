@@ -101,7 +101,7 @@ function techniques(graph, entry, settings, run, root) {
 function preset(graph, entry, { total }, root) {
   const name = valueOf(graph, entry, "preset");
   if (name !== "auto") {
-    if (name in PRESETS) return PRESETS[name];
+    if (Object.hasOwn(PRESETS, name)) return PRESETS[name];
     throw new SetAtRunTime(`The preset "${name}" is shown when the run starts.`);
   }
   if (root?.type === "PostDiffEmbeddedModel" && PRESETS.embedded) return PRESETS.embedded;

@@ -114,12 +114,13 @@ class Canvas:
         wished = {**SETTINGS, "Comfy.VueNodes.Enabled": nodes_2, **settings}
         context.request.post(f"{server.url}/settings", data=wished)  # the server keeps them, for every browser
         page = context.new_page()
+        page.set_default_timeout(90_000)
         page.add_init_script("localStorage.clear()")
         page.add_init_script(path=IN_PAGE)
         canvas = cls(page, server, nodes_2=nodes_2)
         page.bring_to_front()  # in the background it would not get ready
         page.goto(server.url, wait_until="domcontentloaded")
-        canvas.wait_until(READY, timeout=90_000)
+        canvas.wait_until(READY, timeout=120_000)
         return canvas
 
     def js(self, script: str, argument: Any = None) -> Any:

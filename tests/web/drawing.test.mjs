@@ -34,6 +34,14 @@ test("a patch draws its own lane only", () => {
   assert.equal(count(draw(["cross_attn_cache"]), /class="xattn-reused"/g), 5);
 });
 
+test("a lane shows nothing of the techniques that others stand for", () => {
+  const heights = (svg) => new Set(svg.match(/(?<= height=")[\d.]+(?="\/><\/g>)/g));
+  assert.equal(count(draw(["mixed_resolution"]), /class="reused"/g), 0);
+  assert.equal(heights(draw(["mixed_resolution"])).size, 2);
+  assert.equal(count(draw(["deep_cache"]), /class="reused"/g), 10);
+  assert.equal(heights(draw(["deep_cache"])).size, 2); // whole columns, and the feet of the reusing ones
+});
+
 test("only a running step is marked", () => {
   assert.equal(count(draw(ALL), /class="now"/g), 0);
   assert.match(draw(ALL, 4), /class="now" x="20.0000%" width="5.0000%"/);
