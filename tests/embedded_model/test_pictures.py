@@ -11,11 +11,11 @@ PROMPTS = (
     "noto red apple",
     "fluent red apple",
     "noto rocket",
+    "noto hamburger",
+    "noto mushroom",
+    "fluent crab",
+    "fluent sunflower",
     "fluent fox",
-    "noto umbrella",
-    "fluent sailboat",
-    "noto sunflower",
-    "fluent robot",
 )
 STEPS = 8
 
