@@ -41,7 +41,7 @@ def node(node_class: type, **given: Any) -> Candidate:
         arguments = {**_defaults(node_class), **given, "model": inputs["model"]}
         run = node_class.execute if issubclass(node_class, io.ComfyNode) else getattr(node_class(), node_class.FUNCTION)
         output = run(**arguments)
-        return {**inputs, "model": (output.result if isinstance(output, io.NodeOutput) else output)[0]}
+        return {**inputs, "model": (output.args if isinstance(output, io.NodeOutput) else output)[0]}
 
     return Candidate(node_class.__name__, setting, prepare)
 

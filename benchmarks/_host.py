@@ -42,7 +42,7 @@ def start(options: argparse.Namespace) -> None:
 
     import comfy.utils
 
-    comfy.utils.PROGRESS_BAR_ENABLED = False  # the benchmark shows its own
+    comfy.utils.set_progress_bar_enabled(False)  # the benchmark shows its own
 
 
 def dtype_of(options: argparse.Namespace):

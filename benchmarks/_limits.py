@@ -89,7 +89,7 @@ class Limits:
     def run(self, kind: Kind, steps: int, callback: Callable[..., None] | None = None) -> None:
         """A stock run of such steps, on a model without what they leave out."""
         latent = self._inputs["latent_image"]["samples"]
-        inputs = {
+        inputs: dict[str, Any] = {
             **self._inputs,
             "cfg": self._inputs["cfg"] if kind.guided else 1.0,
             "latent_image": {"samples": latent.new_zeros(*latent.shape[:2], *kind.size)},
@@ -97,15 +97,16 @@ class Limits:
         model = inputs["model"].model.diffusion_model
         with contextlib.ExitStack() as stack:
             if kind.depth is not None:
-                stack.enter_context(_without_deep_branch(model, kind.depth, self._feature(inputs, kind)))
+                feature = self._feature(inputs, kind, kind.depth)
+                stack.enter_context(_without_deep_branch(model, kind.depth, feature))
             if not kind.cross_attn:
                 stack.enter_context(_without_cross_attention(model))
             _sample(inputs, steps, callback=callback)
 
-    def _feature(self, inputs: dict[str, Any], kind: Kind) -> torch.Tensor:
+    def _feature(self, inputs: dict[str, Any], kind: Kind, depth: int) -> torch.Tensor:
         key = kind._replace(cross_attn=True)
         if key not in self._features:
-            self._features[key] = _deep_feature(inputs, kind.depth)
+            self._features[key] = _deep_feature(inputs, depth)
         return self._features[key]
 
 

@@ -32,7 +32,7 @@ def speed_table(result: dict[str, Any]) -> str:
             f"{row['speedup'] / row['arithmetic']:.2f}",
             f"{row['attainable']:.2f}",
             f"{row['speedup'] / row['attainable']:.2f}",
-            f"{row['peak_memory_above_stock_mb']:.0f}",
+            "?" if row["peak_memory_above_stock_mb"] is None else f"{row['peak_memory_above_stock_mb']:.0f}",
             f"{row['cached_mb']:.1f}",
         ]
         for row in result["rows"]

@@ -47,7 +47,9 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
     inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps)
     candidates = [*_candidates.at_defaults(family.preset), *_packs(options)]
     sample({**inputs, "steps": 1})  # warms up
-    rows = [{"name": each.name, "setting": each.setting, "seconds": [], "failure": None} for each in candidates]
+    rows: list[dict[str, Any]] = [
+        {"name": each.name, "setting": each.setting, "seconds": [], "failure": None} for each in candidates
+    ]
     stock: list[float] = []
     with tqdm(total=options.repeats * (len(rows) + 1), disable=None) as progress:
         for _ in range(options.repeats):
@@ -85,7 +87,7 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
     with tqdm(total=(len(candidates) + 1) * len(inputs), disable=None) as progress:
 
         def judge(name: str, setting: str, prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-            row = {"name": name, "setting": setting}
+            row: dict[str, Any] = {"name": name, "setting": setting}
             progress.set_description(name)
 
             def run() -> None:

@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         row.sample(**({} if options.device == "cuda" else {"steps": 1}))  # warms up
 
     seconds: dict[str, list[float]] = {name: [] for name in rows}
-    peaks: dict[str, list[int]] = {name: [] for name in rows}
+    peaks: dict[str, list[int | None]] = {name: [] for name in rows}
     with tqdm(total=options.repeats * (len(rows) + 1), disable=None) as progress:
         for turn in range(options.repeats):
             for name in rows if turn % 2 == 0 else reversed(rows):
@@ -76,7 +76,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     def speedup(name: str) -> float:
         return statistics.median(s / own for s, own in zip(seconds["stock"], seconds[name], strict=True))
 
-    above_stock = {name: statistics.median(peaks[name]) - statistics.median(peaks["stock"]) for name in rows}
+    def above_stock_mb(name: str) -> float | None:
+        own, stock = ([peak for peak in peaks[each] if peak is not None] for each in (name, "stock"))
+        return (statistics.median(own) - statistics.median(stock)) / MB if own else None
+
     return {
         "benchmark": "speed",
         "model": family.title,
@@ -95,7 +98,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "speedup": speedup(name),
                 "arithmetic": row.arithmetic_limit,
                 "attainable": limits.speedup_of(row.report) if row.report else 1.0,
-                "peak_memory_above_stock_mb": above_stock[name] / MB,
+                "peak_memory_above_stock_mb": above_stock_mb(name),
                 "cached_mb": row.report["cached_bytes"] / MB if row.report else 0.0,
             }
             for name, row in rows.items()

@@ -51,7 +51,8 @@ def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
         if isinstance(module, PixArtMSBlock):
             sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn, module.cross_attn))
         elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(module):
-            sites.append(Site(_unet_place(name), module.attn2, module.attn2.to_out))
+            attn2: Any = module.attn2
+            sites.append(Site(_unet_place(name), attn2, attn2.to_out))
     return sites
 
 
@@ -158,12 +159,18 @@ class _Memory:
         negative = self._run.partner_of(positive)
         cond = self._cache.get(site.place, positive)
         uncond = self._cache.get(site.place, negative) if negative else None
-        if cond is None or uncond is None or cond.about != uncond.about or cond.rows.shape != uncond.rows.shape:
+        if (
+            negative is None
+            or cond is None
+            or uncond is None
+            or cond.about != uncond.about
+            or cond.rows.shape != uncond.rows.shape
+        ):
             return False
         mixed = mix(cond.rows, uncond.rows, self._mode, self._run.guider.cfg)
         self._mixed.put(site.place, positive, mixed, cond.about)
-        for branch in (positive, negative):
-            self._cache.drop(site.place, branch)
+        self._cache.drop(site.place, positive)
+        self._cache.drop(site.place, negative)
         return True
 
 
@@ -216,11 +223,11 @@ def _unet_place(name: str) -> Place:
 
 
 def _width(site: Site) -> int:
-    last = site.module.proj if site.place[0] == "blocks" else site.module.to_out[0]
-    return last.out_features
+    layer: Any = site.module
+    return (layer.proj if site.place[0] == "blocks" else layer.to_out[0]).out_features
 
 
-def _level(diffusion_model: torch.nn.Module, place: Place) -> int:
+def _level(diffusion_model: Any, place: Place) -> int:
     """How often the latent's sides are halved on the way to this layer."""
     kind, block, _ = place
     if kind == "blocks":

@@ -39,7 +39,7 @@ def check(model: Any, settings: DeepCache) -> None:
         )
 
 
-def feature_size(unet: UNetModel, depth: int, latent: Grid) -> int:
+def feature_size(unet: Any, depth: int, latent: Grid) -> int:
     """Numbers in one row of the deep feature, for a latent of this height and width."""
     channels = unet.output_blocks[-depth - 1][0].out_channels
     return channels * math.prod(halve(latent, downsamplings(unet.input_blocks[:depth])))
@@ -65,9 +65,10 @@ def install(run: Run, settings: DeepCache) -> None:
             cache.clear()  # also of rows that no longer run
             refreshed_in = run.step.index
         about = tuple(x.shape[1:])
-        cached = [cache.get(PLACE, row.branch) for row in rows] if run.step.deep == "reuse" else [None]
-        if all(part is not None and part.about == about for part in cached):
-            return call(lambda unet: _shallow_forward(unet, settings.depth, join(cached)))
+        cached = [cache.get(PLACE, row.branch) for row in rows] if run.step.deep == "reuse" else []
+        fitting = [part for part in cached if part is not None and part.about == about]
+        if len(fitting) == len(rows):
+            return call(lambda unet: _shallow_forward(unet, settings.depth, join(fitting)))
         kept = _rows_to_keep(run, rows)
         if not kept:
             return call()
@@ -94,7 +95,7 @@ def _rows_to_keep(run: Run, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not (row.paired and row.role == "negative")]
 
 
-def _capturing_forward(unet: UNetModel, depth: int, capture: Callable[[torch.Tensor], None]) -> Callable:
+def _capturing_forward(unet: Any, depth: int, capture: Callable[[torch.Tensor], None]) -> Callable:
     """The host's own U-Net forward, which also shows what enters the first of the last `depth` output blocks."""
 
     def show(feature):
@@ -102,7 +103,7 @@ def _capturing_forward(unet: UNetModel, depth: int, capture: Callable[[torch.Ten
         return feature
 
     *deeper, last = unet.output_blocks[:-depth]
-    view = _UNetView(unet, output_blocks=[*deeper, [*last, show], *unet.output_blocks[-depth:]])
+    view: Any = _UNetView(unet, output_blocks=[*deeper, [*last, show], *unet.output_blocks[-depth:]])
 
     def forward(x, timesteps, context, y, control, transformer_options, **kwargs):
         return type(unet)._forward(view, x, timesteps, context, y, control, transformer_options, **kwargs)
@@ -110,9 +111,9 @@ def _capturing_forward(unet: UNetModel, depth: int, capture: Callable[[torch.Ten
     return forward
 
 
-def _shallow_forward(unet: UNetModel, depth: int, feature: torch.Tensor) -> Callable:
+def _shallow_forward(unet: Any, depth: int, feature: torch.Tensor) -> Callable:
     """The host's own U-Net forward on the first and last `depth` blocks around a cached deep feature."""
-    view = _UNetView(
+    view: Any = _UNetView(
         unet,
         input_blocks=unet.input_blocks[:depth],
         middle_block=[lambda h: feature],

@@ -19,15 +19,16 @@ GUIDED_ROWS = 2
 def install(run: Any, settings: Settings, noise_shape: tuple[int, ...], low: Grid | None) -> None:
     """Make ComfyUI plan both stages of a run for the full size and for what the caches hold."""
 
+    *others, height, width = noise_shape
+
     def wrapper(executor: Callable, model: Any, _stage_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
         base = model.model
         diffusion_model = whole_module(base.diffusion_model)
-        held = cached_values(diffusion_model, run.plan, settings, noise_shape[-2:], low) * noise_shape[0]
+        held = cached_values(diffusion_model, run.plan, settings, (height, width), low) * noise_shape[0]
         padding = held * comfy.model_management.dtype_size(base.get_dtype_inference())
         # The host takes no bytes here, only a shape, and counts memory in proportion to it.
-        *sides, width = noise_shape
         longer = math.ceil(width * (1 + padding / base.memory_required(list(noise_shape))))
-        return executor(model, [*sides, longer], conds, *args, **kwargs)
+        return executor(model, [*others, height, longer], conds, *args, **kwargs)
 
     run.add_wrapper(WrappersMP.PREPARE_SAMPLING, wrapper)
 
