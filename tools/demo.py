@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -194,9 +195,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def end_with_children(*_: object) -> None:
+    """On SIGTERM, end the server too: even one that is only just being started and that nobody holds yet."""
+    for child in psutil.Process().children(recursive=True):
+        child.terminate()
+    sys.exit("Terminated.")
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # so that the server is stopped too
+    signal.signal(signal.SIGTERM, end_with_children)
     prompts = list(dict.fromkeys(options.prompt or PROMPTS))  # the server would not run the same one twice
     with serving("--preview-method", "none") as server:
         graph = SideBySide(workflow.load(WORKFLOW, server.get("/object_info")))
