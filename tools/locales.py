@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pack
+from host import wait_for
 
 FOLDER = pack.ROOT / "locales"
 
@@ -28,8 +28,8 @@ def main() -> int:
 
 def from_schemas() -> dict[str, Any]:
     """The words of every node, as ComfyUI's frontend looks them up."""
-    extension = asyncio.run(pack.load_pack().comfy_entrypoint())
-    schemas = [node.GET_SCHEMA() for node in asyncio.run(extension.get_node_list())]
+    extension = wait_for(pack.load_pack().comfy_entrypoint())
+    schemas = [node.GET_SCHEMA() for node in wait_for(extension.get_node_list())]
     return {schema.node_id: words_of(schema) for schema in schemas}
 
 

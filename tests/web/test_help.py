@@ -38,6 +38,7 @@ def test_help_pages_belong_to_nodes_and_their_pictures_exist(page: str) -> None:
 
 def test_the_canvas_shows_the_help_page_with_its_picture(canvas: Canvas) -> None:
     canvas.load({"1": {"class_type": "CFGCutoff", "inputs": {"start_percent": 0.75}}})
+    canvas.show("1")
     canvas.call("select", ["1"])
     canvas.page.get_by_test_id("info-button").click()
     canvas.page.get_by_role("heading", name="When not to use it").wait_for()

@@ -231,7 +231,7 @@ def test_notes_of_a_run_are_shown(canvas: Canvas) -> None:
 
 
 def test_an_interrupt_clears_the_mark(canvas: Canvas) -> None:
-    canvas.load(graph(seconds=1.5))
+    canvas.load(graph(seconds=10.0))
     canvas.call("listenForEnd")
     canvas.queue()
     canvas.wait_for_mark("4", shown=True)

@@ -4,6 +4,7 @@ import importlib.util
 import time
 from pathlib import Path
 
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, io
 
@@ -27,7 +28,10 @@ def slowed(model, seconds, fail_at):
         evaluations += 1
         if evaluations == fail_at + 1:
             raise RuntimeError("This evaluation fails, as the test asked.")
-        time.sleep(seconds)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            throw_exception_if_processing_interrupted()
+            time.sleep(0.02)
         return executor(*args, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "postdiff_test", predict_noise)
