@@ -163,7 +163,7 @@ STANDS_STILL = [
 ]  # SAG's blur depends on the noise level
 
 
-@pytest.mark.parametrize("depth", [2, 5])
+@pytest.mark.parametrize("depth", [2, 6])
 @pytest.mark.parametrize("companion", STANDS_STILL)
 def test_on_a_still_picture_what_is_reused_is_what_would_be_computed(companion, depth, monkeypatch):
     """Wrong if a control, a replaced attention or a numbered module of the companion meets the wrong layer."""

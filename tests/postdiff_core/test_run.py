@@ -1,5 +1,7 @@
 """A run leaves nothing behind: not when it ends, not when it fails, not when it is interrupted, at whatever step."""
 
+import gc
+
 import comfy.model_management
 import pytest
 import torch
@@ -94,6 +96,27 @@ def test_after_a_run_no_tensor_of_it_is_alive(patched):
     latent = sample(patched)
     left = [tensor.shape for key, tensor in traces.live_tensors().items() if key not in before and tensor is not latent]
     assert left == []
+
+
+def test_what_was_cached_is_freed_at_once(model):
+    """Not only when the garbage collector comes round: graphics memory does not wait for it."""
+    techniques = Techniques(interval=1 if tiny_models.is_transformer(model) else 2, depth=2, cross_attn_start=0.5)
+    patched = pack_nodes.patched(model, techniques)
+    sample(patched)
+
+    def grown_by_a_run_of(model):
+        before = traces.live_bytes()
+        gc.disable()
+        try:
+            sample(model)
+            return traces.live_bytes(collect=False) - before
+        finally:
+            gc.enable()
+
+    leeway = 4096  # sigmas and other crumbs
+    cached = pack_nodes.report(patched)["cached_bytes"]
+    assert cached > 2 * leeway
+    assert grown_by_a_run_of(patched) <= grown_by_a_run_of(model) + leeway
 
 
 @pytest.mark.parametrize(("action", "error"), [(fail, LayerError), (interrupt, InterruptProcessingException)])

@@ -44,15 +44,16 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
 
 
-def live_tensors() -> dict[int, torch.Tensor]:
-    """Every tensor that Python still holds, by identity."""
-    gc.collect()
+def live_tensors(*, collect: bool = True) -> dict[int, torch.Tensor]:
+    """Every tensor that Python still holds, by identity; without `collect` also what is garbage in a cycle."""
+    if collect:
+        gc.collect()
     return {id(candidate): candidate for candidate in gc.get_objects() if type(candidate) is torch.Tensor}
 
 
-def live_bytes() -> int:
+def live_bytes(*, collect: bool = True) -> int:
     """Memory of all tensors that Python still holds; views of one storage count once."""
-    storages = [tensor.untyped_storage() for tensor in live_tensors().values()]
+    storages = [tensor.untyped_storage() for tensor in live_tensors(collect=collect).values()]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
