@@ -117,16 +117,16 @@ function stepInWords(step, index) {
 export function inWords(steps, techniques, kind) {
   const ranges = (key, value) => rangesOf(steps, (step) => step[key] === value);
   const words = {
-    mixed_resolution: [["at low resolution", ranges("stage", "low")]],
+    mixed_resolution: [["Low resolution", ranges("stage", "low")]],
     deep_cache: [
-      ["deep features computed and kept", ranges("deep", "refresh")],
-      ["deep features reused", ranges("deep", "reuse")],
+      ["Deep features computed and kept", ranges("deep", "refresh")],
+      ["Deep features reused", ranges("deep", "reuse")],
     ],
-    cross_attn_cache: [["cross-attention reused", ranges("xattn", "reuse")]],
-    cfg_cutoff: [["without guidance", ranges("cfg", "off")]],
+    cross_attn_cache: [["Cross-attention reused", ranges("xattn", "reuse")]],
+    cfg_cutoff: [["Without guidance", ranges("cfg", "off")]],
   };
   const facts = techniques.flatMap((each) => words[each].map(([what, where]) => `${what}: ${where || "none"}`));
-  return `${kind} of ${steps.length} steps. ${facts.join("; ")}.`;
+  return `${kind}, ${steps.length} steps. ${facts.join(". ")}.`;
 }
 
 function rangesOf(steps, holds) {

@@ -55,8 +55,10 @@ test("labels cannot break out of the picture", () => {
 test("a plan reads as words", () => {
   assert.equal(
     inWords(steps, ALL, "Estimate"),
-    "Estimate of 20 steps. at low resolution: 1 to 10; deep features computed and kept: 1, 3, 5, 7, 9, 11, 13, 15, 17, 19; " +
-      "deep features reused: 2, 4, 6, 8, 10, 12, 14, 16, 18, 20; cross-attention reused: 16 to 20; without guidance: 16 to 20.",
+    "Estimate, 20 steps. Low resolution: 1 to 10. " +
+      "Deep features computed and kept: 1, 3, 5, 7, 9, 11, 13, 15, 17, 19. " +
+      "Deep features reused: 2, 4, 6, 8, 10, 12, 14, 16, 18, 20. " +
+      "Cross-attention reused: 16 to 20. Without guidance: 16 to 20.",
   );
 });
 

@@ -89,8 +89,8 @@ def test_every_preset_of_the_node_is_drawn_as_python_plans_it(canvas: Canvas) ->
 def test_the_picture_has_a_text_alternative(canvas: Canvas) -> None:
     canvas.load(graph())
     canvas.show(SAMPLER)
-    label = canvas.page.get_by_role("img", name="Estimate of 8 steps.").last.get_attribute("aria-label")
-    assert label is not None and "low resolution: 1 to 4" in label and "without guidance: 7 to 8" in label
+    label = canvas.page.get_by_role("img", name="Estimate, 8 steps.").last.get_attribute("aria-label")
+    assert label is not None and "Low resolution: 1 to 4" in label and "Without guidance: 7 to 8" in label
 
 
 def test_a_value_changed_by_hand_is_followed_and_undone_and_redone(canvas: Canvas) -> None:
