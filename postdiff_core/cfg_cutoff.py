@@ -20,6 +20,7 @@ def install(run: Run) -> None:
         roles = run.roles_of(conds)
         if sorted(filter(None, roles)) == ["negative", "positive"] and len(conds) == 2:
             positive = roles.index("positive")
+            run.guided_rows = 2  # what a stock step would have run
             kept = [cond if i == positive else None for i, cond in enumerate(conds)]
             out = executor(model, kept, x, timestep, model_options)
             return [out[positive], out[positive]]

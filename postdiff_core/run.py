@@ -208,9 +208,9 @@ class Run:
         options = comfy.model_patcher.create_model_options_clone(original)
         for kind, wrapper in (
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
-            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
             (WrappersMP.APPLY_MODEL, self._apply_model),
             *self._wrappers,
+            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),  # sees what the cut-off left
         ):
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
         guider.model_options = options
