@@ -9,7 +9,7 @@ from host import PACK_FOLDER, place_pack
 from pack import ROOT, comfyui_path
 
 TYPED = ("__init__.py", "dev.py", "nodes", "postdiff_core", "embedded_model", "benchmarks", "tools")
-IMPORTED_FROM = ("tools", "benchmarks", "tests/support")
+IMPORTED_FROM = ("tools", "benchmarks", "tests/support", "tests/web")
 
 
 def main() -> int:
