@@ -148,7 +148,7 @@ class Clock:
     def seconds(self, total: int) -> list[float | None]:
         """Seconds per step: from its first evaluation to the next step's; None for a step that was never evaluated."""
         marks = sorted(self.started.items())
-        ends = [start for _, start in marks[1:]] + [self.stopped or time.perf_counter()]
+        ends = [*(start for _, start in marks), self.stopped or time.perf_counter()][1:]
         spent = {step: end - start for (step, start), end in zip(marks, ends, strict=True)}
         return [spent.get(step) for step in range(total)]
 

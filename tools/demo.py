@@ -23,7 +23,14 @@ from host import Event, PromptError, Run, Server, serving
 from pack import ROOT
 
 WORKFLOW = ROOT / "workflows" / "embedded_model_side_by_side.json"
-PROMPTS = ("noto red apple", "fluent red apple", "noto rocket", "fluent fox", "noto umbrella", "fluent sailboat")
+PROMPTS = (
+    "noto red apple",
+    "fluent crab",
+    "noto rocket",
+    "fluent sunflower",
+    "noto hamburger",
+    "noto smiling face with sunglasses",
+)
 COLUMNS = {"stock": "KSampler", "postdiff": "PostDiffKSampler"}
 REPORT = "postdiff.report"
 
