@@ -67,7 +67,7 @@ _DEFAULTS = {"sampler_name": "euler", "scheduler": "normal"}
 
 def _as_v3(name: str, kind: Any, options: dict[str, Any]) -> io.Input:
     if not isinstance(kind, str):
-        return io.Combo.Input(name, options=list(kind), default=_DEFAULTS[name], tooltip=options.get("tooltip"))
+        return io.Combo.Input(name, options=list(kind), default=_DEFAULTS[name], tooltip=options.get("tooltip", ""))
     if kind in _SOCKETS:
-        return _SOCKETS[kind].Input(name, tooltip=options.get("tooltip"))
+        return _SOCKETS[kind].Input(name, tooltip=options.get("tooltip", ""))
     return _NUMBERS[kind].Input(name, **options)

@@ -175,7 +175,7 @@ def _low_stage(
         sigmas=sampling.sigmas[: switch + 1].clone(),
         callback=callback,
         # Last, so that a sampler that draws from the global generator draws what it does in a stock run.
-        noise=comfy.sample.prepare_noise(latent, sampling.seed, batch_index),
+        noise=_noise(latent, sampling.seed, batch_index),
     )
     return stage, last_x0
 
@@ -185,7 +185,8 @@ def _full_stage(sampling: Sampling, start: torch.Tensor, switch: int, batch_inde
         if sampling.callback is not None:
             sampling.callback(switch + step, denoised, x, len(sampling.sigmas) - 1)
 
-    seed = (sampling.seed + 1) % 2**64  # type: ignore[operator]
+    assert sampling.seed is not None
+    seed = (sampling.seed + 1) % 2**64
     start = start.to(sampling.latent_image)
     return replace(
         sampling,
@@ -193,7 +194,7 @@ def _full_stage(sampling: Sampling, start: torch.Tensor, switch: int, batch_inde
         sigmas=sampling.sigmas[switch:].clone(),
         callback=callback,
         seed=seed,
-        noise=comfy.sample.prepare_noise(start.cpu(), seed, batch_index),
+        noise=_noise(start.cpu(), seed, batch_index),
     )
 
 
@@ -224,9 +225,16 @@ def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
 
 
 def _note_other_noise(run: Run, sampling: Sampling, batch_index: list[int] | None) -> None:
-    expected = comfy.sample.prepare_noise(sampling.latent_image.cpu(), sampling.seed, batch_index)
+    expected = _noise(sampling.latent_image.cpu(), sampling.seed, batch_index)
     if not torch.equal(sampling.noise.cpu(), expected):
         run.note("The noise given is not the seed's own; both stages draw theirs from the seed.")
+
+
+def _noise(latent: torch.Tensor, seed: int | None, batch_index: list[int] | None) -> torch.Tensor:
+    """The noise that a stock KSampler draws for this latent and seed."""
+    noise = comfy.sample.prepare_noise(latent, seed, batch_index)
+    assert isinstance(noise, torch.Tensor)  # nested latents run at full size
+    return noise
 
 
 def _in_words(size: Size) -> str:

@@ -33,13 +33,14 @@ def add(model: Any, technique: Technique, observer: Observer | None = None) -> A
     _check(model, technique)
     name = FIELDS[type(technique)]
     before = carried_by(model)
-    settings = dataclasses.replace(before.settings, **{name: technique})
+    changes: dict[str, Any] = {name: technique}
+    settings = dataclasses.replace(before.settings, **changes)
     twice = getattr(before.settings, name) is not None
     notes = [f"{name} is set twice on this model; the settings nearest the sampler hold."] if twice else []
     return _carrying(model, PostDiff(settings, before.observers, (*before.notes, *notes)), observer)
 
 
-def fill(model: Any, settings: Settings, observer: Observer | None = None, notes: Sequence[str] = ()) -> Any:
+def fill(model: Any, settings: Settings, observer: Observer | None = None) -> Any:
     """A clone of MODEL with the techniques of `settings` (a preset) that it does not carry yet."""
     before = carried_by(model)
     missing = {
@@ -50,7 +51,7 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None, notes
     for technique in missing.values():
         _check(model, technique)
     filled = dataclasses.replace(before.settings, **missing)
-    return _carrying(model, PostDiff(filled, before.observers, (*before.notes, *notes)), observer)
+    return _carrying(model, PostDiff(filled, before.observers, before.notes), observer)
 
 
 def with_batch_index(model: Any, batch_index: list[int] | None) -> Any:
@@ -100,12 +101,11 @@ class PostDiff:
         with run.on(executor.class_obj):
             for observer in self.observers:
                 observer.on_plan(run.plan, run.notes)
-            if low is None:
+            mixed = self.settings.mixed_resolution
+            if mixed is None or low is None:
                 samples = sampling.run_by(executor)
             else:
-                samples = mixed_resolution.sample_in_two_stages(
-                    run, self.settings.mixed_resolution, low, sampling, self.batch_index, executor
-                )
+                samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, self.batch_index, executor)
             run.clock.stop()
             self.last_report = report.document(run, self.settings, sampling.size, low, batch=noise.shape[0])
         report.log_summary(self.last_report)

@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import BrowserContext, FloatRect, sync_playwright
 from tqdm import tqdm
 
 from host import Server
@@ -58,8 +58,8 @@ def picture_timelines(context: BrowserContext, server: Server) -> None:
             continue
         canvas.show(node)
         box = canvas.box(node)
-        clip = {"x": box["left"], "y": box["top"]}
-        clip |= {"width": box["right"] - box["left"], "height": box["bottom"] - box["top"]}
+        width, height = box["right"] - box["left"], box["bottom"] - box["top"]
+        clip: FloatRect = {"x": box["left"], "y": box["top"], "width": width, "height": height}
         canvas.page.screenshot(path=HELP / f"{kind}.png", clip=clip)
     canvas.page.close()
 
