@@ -56,8 +56,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     deep_cache = PRESETS[family.preset].deep_cache
     limits = _limits.Limits(inputs, clock, depth=deep_cache.depth if deep_cache else None)
     overhead = neutral_milliseconds(clock)
-    for row in rows.values() if options.device == "cuda" else [rows["stock"]]:
-        row.sample(**({} if options.device == "cuda" else {"steps": 1}))  # warms up
+    for row in tqdm(rows.values(), desc="warm-up", leave=False, disable=None):
+        # Kernels are prepared for each new shape; four steps meet them all.
+        row.sample(steps=min(steps, 4) if options.device == "cpu" else steps)
 
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     peaks: dict[str, list[int | None]] = {name: [] for name in rows}
