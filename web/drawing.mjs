@@ -27,6 +27,9 @@ export function drawTimeline({ steps, scale, techniques, label, step = null }) {
   return `<svg role="img" aria-label="${escape(label)}" height="${height}">${cells}${marks}</svg>`;
 }
 
+/** In px. */
+export const pictureHeight = (techniques) => stack(techniques).at(-1).bottom;
+
 const stopLine = (at, height) => `<line class="stop" x1="${percent(at)}" x2="${percent(at)}" y1="0" y2="${height}"/>`;
 
 function runningMarks(step, total, height) {

@@ -2,14 +2,14 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { drawTimeline, inWords, legend, resultLine } from "./drawing.mjs";
+import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "./drawing.mjs";
 import { LANES, WIDGETS, estimates } from "./estimate.mjs";
 import { allNodes, isBypassed, isMuted, readGraph } from "./graph.mjs";
 
 const MARGIN = 6;
 const REFRESH_MS = 120;
-const HEIGHT_OF_ONE_LANE = 66;
-const HEIGHT_OF_A_SAMPLER = 106;
+const PADDING = 11; // above and below, as in timeline.css
+const LINE = 15;
 
 /** Node -> its timeline. */
 const timelines = new WeakMap();
@@ -22,7 +22,8 @@ class Timeline {
   constructor(node) {
     this.node = node;
     this.techniques = LANES[node.comfyClass];
-    this.smallest = this.techniques.length > 1 ? HEIGHT_OF_A_SAMPLER : HEIGHT_OF_ONE_LANE;
+    const lines = this.techniques.length > 1 ? 3 : 2; // the status and the legend
+    this.smallest = pictureHeight(this.techniques) + 5 + lines * LINE + PADDING;
     this.height = this.smallest;
     this.element = document.createElement("div");
     this.element.className = "postdiff-timeline";
@@ -57,9 +58,9 @@ class Timeline {
     const isOutdated = run && run.settings !== settings && run.step === null;
     const view = run && !isOutdated ? viewOfRun(run, estimate) : viewOfEstimate(estimate);
     const drawn = JSON.stringify(view);
-    if (drawn === this.drawn) return;
+    if (drawn !== this.drawn) this.draw(view);
     this.drawn = drawn;
-    this.draw(view);
+    this.fit();
   }
 
   ownSettings() {
@@ -78,14 +79,14 @@ class Timeline {
     part(".picture").innerHTML = steps.length
       ? drawTimeline({ steps, scale, techniques: this.techniques, label, step })
       : "";
-    this.fit();
   }
 
-  /** Take the height that the text needs. */
+  /** Take the height that the text needs at the node's width. */
   fit() {
-    const frame = this.element.offsetHeight - this.element.clientHeight + 11;
     const needed = this.element.querySelector(".content").offsetHeight;
-    this.height = needed ? Math.max(this.smallest, needed + frame) : this.height;
+    const height = needed ? Math.max(this.smallest, needed + PADDING) : this.height;
+    if (height === this.height) return;
+    this.height = height;
     this.node.setDirtyCanvas(true, true);
   }
 

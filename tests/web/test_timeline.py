@@ -283,6 +283,7 @@ def test_the_wheel_over_a_timeline_zooms_the_canvas(canvas: Canvas) -> None:
     canvas.show(SAMPLER, 1.0)
     box = canvas.box(SAMPLER)
     canvas.page.mouse.move((box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2)
+    canvas.page.wait_for_timeout(200)
     canvas.page.mouse.wheel(0, -100)
     canvas.wait_until("() => app.canvas.ds.scale > 1.01")
 
