@@ -5,6 +5,7 @@
     python dev.py test [arguments]     every test; arguments go to pytest
     python dev.py check                style, types and rules
     python dev.py bench NAME           the benchmark benchmarks/NAME.py
+    python dev.py screenshots          pictures of the real canvas, for the README and the help pages
     python dev.py env                  where everything is, as one JSON object
 
 Options, anywhere on the line:
@@ -28,7 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 LOCK_FILE = ROOT / "tests" / "host-lock.json"
-COMMANDS = ("demo", "serve", "test", "check", "bench", "env")
+COMMANDS = ("demo", "serve", "test", "check", "bench", "screenshots", "env")
 DEFAULT_HOST = "0.30.0"
 OLDEST_PYTHON = (3, 11)
 NEEDED_GB = 9  # environment and ComfyUI (6 GB) plus what pip unpacks on the way
