@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import nodes as comfy_nodes
 from comfy_api.latest import io
 
 from ..postdiff_core import patch
 from ..postdiff_core.schedule import MixedResolution
 from .events import observer_for
+from .sampling import sample, sampler_outputs
 from .schema import ksampler_inputs, mixed_resolution_inputs, schema, unique_id
 
 
@@ -23,34 +23,13 @@ class MixedResolutionKSampler(io.ComfyNode):
             description="KSampler that runs the early steps at low resolution and the rest at full size.",
             search_aliases=["postdiff", "ksampler", "speed up", "low resolution"],
             inputs=[*ksampler_inputs(), *mixed_resolution_inputs()],
-            outputs=[
-                io.Latent.Output(tooltip="The denoised latent."),
-                io.Model.Output(tooltip="The patched clone that ran, for its report."),
-            ],
+            outputs=sampler_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls,
-        model: Any,
-        seed: int,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
-        positive: Any,
-        negative: Any,
-        latent_image: dict,
-        denoise: float,
-        low_res_scale: float,
-        low_res_until: float,
-        upscale_method: str,
+        cls, model: Any, low_res_scale: float, low_res_until: float, upscale_method: str, **ksampler: Any
     ) -> io.NodeOutput:
         technique = MixedResolution(low_res_scale, low_res_until, upscale_method)
-        patched = patch.add(model, technique, observer_for(unique_id(cls)))
-        patched = patch.with_batch_index(patched, latent_image.get("batch_index"))
-        (latent,) = comfy_nodes.common_ksampler(
-            patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
-        )
-        return io.NodeOutput(latent, patched)
+        return sample(patch.add(model, technique, observer_for(unique_id(cls))), ksampler)

@@ -3,11 +3,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import nodes as comfy_nodes
 from comfy_api.latest import io
 
 from ..postdiff_core import patch, presets
 from .events import observer_for
+from .sampling import sample, sampler_outputs
 from .schema import ksampler_inputs, schema, unique_id
 
 log = logging.getLogger("postdiff")
@@ -34,33 +34,13 @@ class PostDiffKSampler(io.ComfyNode):
                     tooltip="Which family's settings to use. auto recognises the model; off leaves only its patches.",
                 ),
             ],
-            outputs=[
-                io.Latent.Output(tooltip="The denoised latent."),
-                io.Model.Output(tooltip="The patched clone that ran, for its report."),
-            ],
+            outputs=sampler_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: Any,
-        seed: int,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
-        positive: Any,
-        negative: Any,
-        latent_image: dict,
-        denoise: float,
-        preset: str,
-    ) -> io.NodeOutput:
-        choice = presets.choose(preset, model, sampler_name=sampler_name, cfg=cfg, steps=steps)
+    def execute(cls, model: Any, preset: str, **ksampler: Any) -> io.NodeOutput:
+        inputs = {name: ksampler[name] for name in ("sampler_name", "cfg", "steps")}
+        choice = presets.choose(preset, model, **inputs)
         log.info("PostDiff preset %s.", choice.reason)
-        patched = patch.fill(model, choice.settings, observer_for(unique_id(cls)))
-        patched = patch.with_batch_index(patched, latent_image.get("batch_index"))
-        (latent,) = comfy_nodes.common_ksampler(
-            patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
-        )
-        return io.NodeOutput(latent, patched)
+        return sample(patch.fill(model, choice.settings, observer_for(unique_id(cls))), ksampler)
