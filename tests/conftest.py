@@ -14,7 +14,20 @@ os.environ["OMP_NUM_THREADS"] = "1"  # also for servers the tests start
 import pack  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also the long versions of the tests, which take hours")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        return
+    long = {item for item in items if item.get_closest_marker("full")}
+    config.hook.pytest_deselected(items=list(long))
+    items[:] = [item for item in items if item not in long]
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: takes long; runs only under --full")
     scratch = tempfile.TemporaryDirectory(prefix="postdiff-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(scratch.cleanup)
     try:

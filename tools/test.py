@@ -1,4 +1,4 @@
-"""Run the tests. Every argument is passed on to pytest."""
+"""Run the tests. Every argument is passed on to pytest; `--full` (tests/conftest.py) adds the long ones."""
 
 import os
 import sys
