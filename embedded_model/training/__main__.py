@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from .config import Recipe, concepts
 from .host import bf16_pays, prepare_comfyui
 
+HELP = "default: all but `schedule`, in order"
 TIME_IS_UP = "time is up: run the same command again to continue"
 
 
@@ -52,21 +54,36 @@ def run_autoencoder(session: Session) -> None:
     print(f"autoencoder: {reconstruction_psnr(load_autoencoder(folder), icons):.2f} dB on held-out icons")
 
 
-def run_diffusion(session: Session) -> None:
+def run_patches(session: Session) -> None:
     from .autoencoder import load_autoencoder
-    from .diffusion import train_diffusion
-    from .pictures import encode_views
+    from .pictures import encode_patches
 
-    folder = session.folder("diffusion")
-    encode_views(session.recipe, load_autoencoder(session.folder("autoencoder")), session.folder("icons"), folder)
-    if not train_diffusion(session.recipe, folder, session.device, session.bf16, session.options.minutes):
+    autoencoder = load_autoencoder(session.folder("autoencoder"))
+    encode_patches(session.recipe, autoencoder, session.folder("icons"), session.folder("patches"))
+
+
+def run_diffusion(session: Session) -> None:
+    from .diffusion import train_diffusion
+
+    folder, patches, minutes = session.folder("diffusion"), session.folder("patches"), session.options.minutes
+    if not train_diffusion(session.recipe, folder, patches, session.device, session.bf16, minutes):
+        sys.exit(TIME_IS_UP)
+
+
+def run_schedule(session: Session) -> None:
+    from .diffusion import tune_to_schedule
+
+    trained, folder, patches = (session.folder(stage) for stage in ("diffusion", "schedule", "patches"))
+    minutes = session.options.minutes
+    if not tune_to_schedule(session.recipe, trained, folder, patches, session.device, session.bf16, minutes):
         sys.exit(TIME_IS_UP)
 
 
 def run_export(session: Session) -> None:
     from .export import export
 
-    export(session.folder("icons"), session.folder("autoencoder"), session.folder("diffusion"), session.weights)
+    icons, autoencoder, patches = (session.folder(stage) for stage in ("icons", "autoencoder", "patches"))
+    export(session.recipe, icons, autoencoder, patches, session.folder(session.options.denoiser), session.weights)
 
 
 def run_evaluate(session: Session) -> None:
@@ -75,17 +92,21 @@ def run_evaluate(session: Session) -> None:
 
     options = session.options
     steps, cfg = options.steps or RECOMMENDED["steps"], options.cfg or RECOMMENDED["cfg"]
-    result = evaluate(session.weights, session.folder("evaluation"), steps, cfg, options.every, options.runs)
+    folder = session.folder("evaluation")
+    result = evaluate(session.weights, folder, steps, cfg, options.every, options.number, options.runs)
     print(json.dumps(result, indent=1))
 
 
-STAGES = {
+STAGES: dict[str, Callable[[Session], None]] = {
     "icons": run_icons,
     "autoencoder": run_autoencoder,
+    "patches": run_patches,
     "diffusion": run_diffusion,
     "export": run_export,
     "evaluate": run_evaluate,
 }
+# Appendix F, to be compared with the model without: `schedule`, then `export --denoiser schedule`
+OPTIONAL_STAGES = {"schedule": run_schedule}
 
 
 def default_work_folder() -> Path:
@@ -95,7 +116,7 @@ def default_work_folder() -> Path:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m embedded_model.training", description=__doc__)
-    parser.add_argument("stage", nargs="?", choices=("all", *STAGES), default="all", help="default: all, in order")
+    parser.add_argument("stage", nargs="?", choices=("all", *STAGES, *OPTIONAL_STAGES), default="all", help=HELP)
     parser.add_argument("--comfyui", help="ComfyUI folder (default: COMFYUI_PATH)")
     parser.add_argument("--work", type=Path, default=default_work_folder(), help="folder of all work files")
     parser.add_argument("--weights", type=Path, help="file to export or evaluate (default: the shipped one)")
@@ -103,10 +124,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--minutes", type=float, default=90, help="stop a stage after this long; run again to continue")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None, help="default: where it is fast")
+    parser.add_argument("--denoiser", choices=("diffusion", "schedule"), default="diffusion", help="stage to export")
     evaluation = parser.add_argument_group("evaluate")
     evaluation.add_argument("--steps", type=int, help="sampling steps (default: as shipped)")
     evaluation.add_argument("--cfg", type=float, help="guidance (default: as shipped)")
     evaluation.add_argument("--every", type=int, default=1, help="judge only every n-th prompt")
+    evaluation.add_argument("--number", type=int, default=128, help="prompts judged of each kind that is sampled")
     evaluation.add_argument("--runs", nargs="+", choices=("full", "half_start"), default=("full", "half_start"))
     return parser.parse_args()
 
@@ -119,7 +142,7 @@ def main() -> None:
     device = torch.device(options.device)
     session = Session(options, Recipe(), device, bf16_pays(device) if options.bf16 is None else options.bf16)
     for stage in STAGES if options.stage == "all" else (options.stage,):
-        STAGES[stage](session)
+        {**STAGES, **OPTIONAL_STAGES}[stage](session)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from ..architecture import SPECIAL_TOKENS, TEXT_ENCODER, UNET, TextEncoder, build_unet, tokenizer_class, zero
-from .config import Recipe, concepts
+from .captions import training_caption, vocabulary
+from .config import Recipe
 from .host import autocast, generator
 from .loop import averaged_weights, train
-from .pictures import caption, trained_pairs, vocabulary
+from .pictures import Composer, draw_prompt, draw_scene
 
 TIMESTEP_SCALE = 1000  # ComfyUI's flow models see t * 1000
 
@@ -63,38 +64,79 @@ def initialise(network: TextToImage) -> None:
             zero(module)
 
 
-def full_size_share(step: int, steps: int, recipe: Recipe) -> float:
+def full_size_share(step: int, recipe: Recipe) -> float:
     first, last = recipe.full_size_share
-    return first + (last - first) * step / steps
+    return first + (last - first) * min(1.0, step / recipe.full_size_ramp)
 
 
-def train_diffusion(recipe: Recipe, folder: Path, device: torch.device, bf16: bool, minutes: float) -> bool:
-    views = {side: np.load(folder / f"latents-{side}.npy", mmap_mode="r") for side in recipe.pictures.sides}
-    pairs, words = trained_pairs(), vocabulary(concepts())
-    full_side, half_side = recipe.pictures.sides
-    torch.manual_seed(recipe.seed)
-    network = TextToImage(words).to(device)
+def draw_times(batch: int, source: torch.Generator) -> torch.Tensor:
+    """Flow times in 0..1, logit-normal, stratified over the batch."""
+    quantiles = (torch.arange(batch) + torch.rand(batch, generator=source)) / batch
+    return torch.sigmoid(1.3 * torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4)))
 
-    def loss_at(step: int) -> torch.Tensor:
-        rng, noise_source = np.random.default_rng((recipe.seed, step)), generator(recipe.seed, step)
-        side = full_side if rng.random() < full_size_share(step, recipe.diffusion.steps, recipe) else half_side
-        batch = recipe.batch[side]
-        rows, columns = rng.integers(0, len(pairs), batch), rng.integers(0, recipe.pictures.views, batch)
-        captions = [caption(style, name, recipe.captions, rng) for style, name in (pairs[row] for row in rows)]
-        clean = torch.from_numpy(views[side][rows, columns]).to(device).float()
-        noise = torch.randn(clean.shape, generator=noise_source).to(device)
-        # logit-normal, stratified over the batch
-        quantiles = (torch.arange(batch) + torch.rand(batch, generator=noise_source)) / batch
-        t = torch.sigmoid(1.3 * torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4))).to(device)
+
+class FlowMatching:
+    """The training loss: how far the predicted velocity is from noise minus picture."""
+
+    def __init__(self, network: TextToImage, recipe: Recipe, patches: Path, device: torch.device, bf16: bool):
+        self.network, self.recipe, self.device, self.bf16 = network, recipe, device, bf16
+        self.composer = Composer(recipe.pictures, patches)
+
+    def pictures(self, side: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
+        """A batch of clean latents and its captions."""
+        recipe = self.recipe
+        prompts = [draw_prompt(recipe, rng) for _ in range(recipe.batch[side])]
+        scenes = [draw_scene(prompt, recipe.pictures, rng) for prompt in prompts]
+        captions = [training_caption(prompt, recipe.captions, rng) for prompt in prompts]
+        return torch.stack([self.composer.latents(scene, side) for scene in scenes]), captions
+
+    def loss(self, clean: torch.Tensor, captions: list[str], t: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+        noise = torch.randn(clean.shape, generator=source).to(self.device)
+        clean, t = clean.to(self.device), t.to(self.device)
         mix = t[:, None, None, None]
-        with autocast(device, bf16):
-            velocity = network((1 - mix) * clean + mix * noise, t, captions)
+        with autocast(self.device, self.bf16):
+            velocity = self.network((1 - mix) * clean + mix * noise, t, captions)
         return (velocity.float() - (noise - clean)).square().mean()
 
-    return train(network, loss_at, recipe.diffusion, folder, minutes)
+    def any_size(self, step: int) -> torch.Tensor:
+        """The loss of one step at either size."""
+        rng, source = np.random.default_rng((self.recipe.seed, step)), generator(self.recipe.seed, step)
+        full_side, half_side = self.recipe.pictures.sides
+        side = full_side if rng.random() < full_size_share(step, self.recipe) else half_side
+        clean, captions = self.pictures(side, rng)
+        return self.loss(clean, captions, draw_times(len(captions), source), source)
+
+    def scheduled_size(self, step: int) -> torch.Tensor:
+        """The loss of one step of the resolution schedule (Appendix F): noisy pictures at half size, others at full."""
+        recipe = self.recipe
+        rng, source = np.random.default_rng((recipe.seed, 1, step)), generator(recipe.seed + 1, step)
+        full_side, half_side = recipe.pictures.sides
+        noisy = rng.random() < 0.5
+        clean, captions = self.pictures(half_side if noisy else full_side, rng)
+        t = draw_times(2 * len(captions), source).sort().values  # the switch halves the distribution of times
+        return self.loss(clean, captions, t[len(captions) :] if noisy else t[: len(captions)], source)
+
+
+def train_diffusion(
+    recipe: Recipe, folder: Path, patches: Path, device: torch.device, bf16: bool, minutes: float
+) -> bool:
+    torch.manual_seed(recipe.seed)
+    network = TextToImage(vocabulary()).to(device)
+    problem = FlowMatching(network, recipe, patches, device, bf16)
+    return train(network, problem.any_size, recipe.diffusion, folder, minutes)
+
+
+def tune_to_schedule(
+    recipe: Recipe, trained: Path, folder: Path, patches: Path, device: torch.device, bf16: bool, minutes: float
+) -> bool:
+    """Fine-tune the trained denoiser as mixed-resolution sampling uses it."""
+    network = load_text_to_image(trained).requires_grad_(True).to(device)
+    network.text_encoder.requires_grad_(False).clip_emoji.transformer.text_model.requires_grad_(True)
+    problem = FlowMatching(network, recipe, patches, device, bf16)
+    return train(network, problem.scheduled_size, recipe.schedule_tuning, folder, minutes)
 
 
 def load_text_to_image(folder: Path) -> TextToImage:
-    network = TextToImage(vocabulary(concepts()))
+    network = TextToImage(vocabulary())
     network.load_state_dict(averaged_weights(folder))
     return network.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..loader import RECOMMENDED, load_embedded_model
-from .config import concepts
-from .judge import Judge, wilson_interval
+from .captions import ONE_OBJECT, Prompt, held_out_file, random_prompt, read_held_out
+from .config import STYLES
+from .judge import Judge, foreground_centre, share
 
-FIRST_SEED = 1000  # prompt i is sampled with seed FIRST_SEED + i
+FIRST_SEED = 1000  # prompt i of a group is sampled with seed FIRST_SEED + i
+VARIETY_PROMPTS, VARIETY_SEEDS = 16, 6
 
 
 class Sampler:
@@ -80,37 +83,88 @@ def save_grid(pictures: list[np.ndarray], file: Path, columns: int, side: int = 
     grid.save(file)
 
 
-def share(hits: list[bool]) -> dict:
-    low, high = wilson_interval(sum(hits), len(hits))
-    return {"share": round(np.mean(hits).item(), 4), "interval95": [round(low, 4), round(high, 4)], "n": len(hits)}
+def judged_prompts(folder: Path, number: int) -> dict[str, list[Prompt]]:
+    """What the model beside which `folder` lists its concepts is judged on: every concept in every style, and, where
+    captions were held out, up to `number` trained and `number` held-out captions of each further kind."""
+    names = list(json.loads((folder / "concepts.json").read_text(encoding="utf-8")))
+    chosen = {f"trained, {ONE_OBJECT}": [Prompt(style, (name,)) for name in names for style in STYLES]}
+    if not held_out_file(folder).exists():
+        return chosen
+    never_trained = read_held_out(folder)
+    rng = np.random.default_rng(FIRST_SEED)
+    for kind, captions in never_trained.items():
+        picked = rng.permutation(len(captions))[:number]
+        chosen[f"held out, {kind}"] = [Prompt.parse(captions[i]) for i in sorted(picked)]
+        unseen = set(captions)
+        trained: list[Prompt] = []
+        while len(trained) < number:
+            prompt = random_prompt(kind, names, rng)
+            if str(prompt) not in unseen:
+                trained.append(prompt)
+        chosen[f"trained, {kind}"] = trained
+    return chosen
 
 
 def judge_run(
-    sample: Callable[[str, int], np.ndarray], judge: Judge, every: int, label: str
+    sample: Callable[[str, int], np.ndarray], judge: Judge, prompts: dict[str, list[Prompt]], every: int, label: str
 ) -> tuple[dict, list[np.ndarray]]:
-    """Sample and judge every `every`-th trained prompt; the result and the pictures."""
-    category = {concept.name: concept.category for concept in concepts()}
-    pictures, rows, categories = [], [], defaultdict(list)
+    """Sample and judge every `every`-th prompt of each group; the result and the pictures."""
+    listed = [
+        (group, i, prompt) for group, several in prompts.items() for i, prompt in list(enumerate(several))[::every]
+    ]
+    pictures, missed = [], []
+    groups, categories, with_style = defaultdict(list), defaultdict(list), []
     began = time.perf_counter()
-    for i, (style, name) in tqdm(list(enumerate(judge.pairs))[::every], desc=label, unit="picture"):
-        pictures.append(sample(f"{style} {name}", FIRST_SEED + i))
-        nearest_style, nearest_name = judge.nearest(pictures[-1])
-        rows.append({"prompt": f"{style} {name}", "seed": FIRST_SEED + i, "nearest": f"{nearest_style} {nearest_name}"})
-        categories[category[name]].append(nearest_name == name)
+    for group, i, prompt in tqdm(listed, desc=label, unit="picture"):
+        picture = sample(str(prompt), FIRST_SEED + i)
+        pictures.append(picture)
+        shown = judge.shown(picture, len(prompt.names))
+        right = judge.right(picture, prompt)
+        groups[group].append(right)
+        if prompt.kind == ONE_OBJECT:
+            categories[judge.categories[prompt.names[0]]].append(right)
+            with_style.append(shown == [(prompt.style, prompt.names[0])])
+        if not right:
+            nearest = " and ".join(f"{style} {name}" for style, name in shown)
+            missed.append({"prompt": str(prompt), "seed": FIRST_SEED + i, "nearest": nearest})
     seconds = time.perf_counter() - began
     return {
-        "concept": share([hit for hits in categories.values() for hit in hits]),
-        "concept_and_style": share([row["prompt"] == row["nearest"] for row in rows]),
+        "groups": {name: share(hits) for name, hits in groups.items()},
+        "trained": share([hit for name, hits in groups.items() for hit in hits if name.startswith("trained")]),
         "categories": {name: share(hits) for name, hits in categories.items()},
-        "seconds_per_picture": round(seconds / len(rows), 3),
-        "missed": [row for row in rows if row["prompt"].split()[1:] != row["nearest"].split()[1:]],
+        "concept_and_style": share(with_style),
+        "seconds_per_picture": round(seconds / len(listed), 3),
+        "missed": missed,
     }, pictures
 
 
-def evaluate(weights: Path, folder: Path, steps: int, cfg: float, every: int, runs: Iterable[str]) -> dict:
+def variety(sample: Callable[[str, int], np.ndarray], prompts: list[Prompt], seeds: int) -> dict:
+    """How much a seed decides: over the pictures of a prompt, the standard deviation of the foreground
+    centre, per axis, in shares of the side, and the PSNR between two pictures; means over the prompts."""
+    deviations, similarities = [], []
+    for prompt in tqdm(prompts, desc="variety", unit="prompt"):
+        pictures = [sample(str(prompt), FIRST_SEED + seed) for seed in range(seeds)]
+        centres = np.array([centre for picture in pictures if (centre := foreground_centre(picture))])
+        deviations.append(centres.std(axis=0, ddof=1).mean())
+        similarities += [psnr(one, other) for one, other in combinations(pictures, 2)]
+    return {
+        "prompts": len(prompts),
+        "seeds": seeds,
+        "centre_deviation": round(float(np.mean(deviations)), 4),
+        "psnr_between_seeds": round(float(np.mean(similarities)), 2),
+    }
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """In dB, of pictures in 0..1; at most 100 for equal ones."""
+    return float(-10 * np.log10(max(np.square(one - other).mean(), 1e-10)))
+
+
+def evaluate(weights: Path, folder: Path, steps: int, cfg: float, every: int, number: int, runs: Iterable[str]) -> dict:
     """Judge the runs named; writes `evaluation.json` and a grid of pictures for each run to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     judge, sampler = Judge.shipped(weights.parent), Sampler(weights, steps, cfg)
+    prompts = judged_prompts(weights.parent, number)
     result: dict[str, object] = {
         "weights": weights.name,
         "steps": steps,
@@ -122,7 +176,9 @@ def evaluate(weights: Path, folder: Path, steps: int, cfg: float, every: int, ru
         "torch": torch.__version__,
     }
     for label in runs:
-        result[label], pictures = judge_run(getattr(sampler, label), judge, every, label)
+        result[label], pictures = judge_run(getattr(sampler, label), judge, prompts, every, label)
         save_grid(pictures, folder / f"{label}.png", columns=18)
-    (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    one_object = prompts[f"trained, {ONE_OBJECT}"]
+    result["variety"] = variety(sampler.full, one_object[:: max(1, len(one_object) // VARIETY_PROMPTS)], VARIETY_SEEDS)
+    (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result

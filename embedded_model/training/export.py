@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from ..architecture import SPECIAL_TOKENS, TEXT_ENCODER, UNET, Autoencoder
 from ..loader import METADATA_KEY, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, checksum_file, sha256
 from .autoencoder import load_autoencoder
-from .config import STYLES, concepts
+from .captions import held_out_file, vocabulary, write_held_out
+from .config import STYLES, Recipe, concepts
 from .diffusion import load_text_to_image
 from .icons import over_background
 from .judge import Judge
-from .pictures import trained_pairs, vocabulary
+from .pictures import Composer, draw_prompt, draw_scene
 
 
 @torch.no_grad()
@@ -34,11 +35,19 @@ def with_prefix(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, t
     return {prefix + key: t.half() if t.is_floating_point() else t for key, t in state_dict.items()}
 
 
-def export(icons: Path, autoencoder_folder: Path, diffusion_folder: Path, weights: Path) -> None:
+def sample_latents(recipe: Recipe, patches: Path, number: int = 128) -> torch.Tensor:
+    """Latents of some training pictures at full size, (number, 8, 32, 32)."""
+    rng, composer = np.random.default_rng(recipe.seed), Composer(recipe.pictures, patches)
+    scenes = [draw_scene(draw_prompt(recipe, rng), recipe.pictures, rng) for _ in range(number)]
+    return torch.stack([composer.latents(scene, max(recipe.pictures.sides)) for scene in scenes])
+
+
+def export(
+    recipe: Recipe, icons: Path, autoencoder_folder: Path, patches: Path, diffusion_folder: Path, weights: Path
+) -> None:
     autoencoder, text_to_image = load_autoencoder(autoencoder_folder), load_text_to_image(diffusion_folder)
-    words = vocabulary(concepts())
-    latents = np.load(diffusion_folder / "latents-256.npy", mmap_mode="r")[::2, 0].copy()
-    factors, bias = preview_colours(autoencoder, torch.from_numpy(latents).float())
+    words = vocabulary()
+    factors, bias = preview_colours(autoencoder, sample_latents(recipe, patches))
     metadata = {
         "unet": UNET,
         "text_encoder": {
@@ -59,11 +68,17 @@ def export(icons: Path, autoencoder_folder: Path, diffusion_folder: Path, weight
     weights.chmod(0o644)  # save_file keeps the file to its owner
     checksum_file(weights).write_text(f"{sha256(weights)}  {weights.name}\n")
     listed = {
-        concept.name: {"category": concept.category, **{STYLES[style][0]: concept.icon for style in STYLES}}
+        concept.name: {
+            "category": concept.category,
+            **{STYLES[style][0]: concept.icon for style in STYLES},
+            "mirrored": concept.mirrored,
+        }
         for concept in concepts()
     }
-    weights.with_name("concepts.json").write_text(json.dumps(listed, indent=1) + "\n")
+    weights.with_name("concepts.json").write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    write_held_out(recipe, held_out_file(weights.parent))
     rgba = np.load(icons / "concepts.npy", mmap_mode="r")
     pictures = (over_background(icon).astype(np.float32) / 255 for icon in rgba.reshape(-1, *rgba.shape[2:]))
-    Judge.from_pictures(pictures, trained_pairs()).save(weights.with_name("training_pictures.webp"))
+    pairs = [(style, concept.name) for concept in concepts() for style in STYLES]
+    Judge.from_pictures(pictures, pairs).save(weights.with_name("training_pictures.webp"))
     print(f"{weights}: {weights.stat().st_size / 1e6:.2f} MB, {len(listed)} concepts")

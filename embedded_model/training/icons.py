@@ -61,7 +61,8 @@ def render_all(
     icon_sets = [fetch_icon_set(style, downloads) for style in STYLES]
     shared = sorted(set.intersection(*({n for n in s["icons"] if "skin-tone" not in n} for s in icon_sets)))
     for file, names, side in (("concepts.npy", concept_icons, concept_side), ("corpus.npy", shared, corpus_side)):
-        if (folder / file).exists():
+        listed = folder / file.replace(".npy", ".txt")
+        if (folder / file).exists() and listed.exists() and listed.read_text().split() == names:
             continue
         part = folder / f"{file}.part"
         pictures = np.lib.format.open_memmap(part, "w+", np.uint8, (len(names), len(STYLES), side, side, 4))
@@ -69,6 +70,7 @@ def render_all(
             pictures[i] = [render_icon(icon_set, name, side) for icon_set in icon_sets]
         pictures.flush()
         part.rename(folder / file)
+        listed.write_text("\n".join(names) + "\n")
 
 
 def over_background(rgba: np.ndarray, background: tuple[int, int, int] | np.ndarray = (255, 255, 255)) -> np.ndarray:

@@ -32,6 +32,54 @@ def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
 
 
+class Optimizers:
+    """AdamW for all weights; with `plan.muon`, Muon for the matrices inside the network (Jordan 2024).
+
+    Muon gives every direction of a matrix the same step, so that what few pictures show is learnt as fast as the rest.
+    It takes matrices only: a convolution is seen as one, (out, in * height * width), that shares its memory.
+    """
+
+    def __init__(self, network: nn.Module, plan: Training):
+        self.plan = plan
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.matrices = [p for name, p in trained.items() if plan.muon and p.ndim > 1 and is_hidden(name)]
+        self.views = [nn.Parameter(p.data.flatten(1)) for p in self.matrices]
+        hidden = {id(p) for p in self.matrices}
+        others = [p for p in trained.values() if id(p) not in hidden]
+        self.parameters = list(trained.values())
+        settings = {"lr": plan.learning_rate, "weight_decay": 0.01}
+        self.members: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, betas=(0.9, 0.99), fused=True, **settings)
+        ]
+        if self.views:
+            self.members.append(torch.optim.Muon(self.views, adjust_lr_fn="match_rms_adamw", **settings))
+
+    def step(self, step: int) -> None:
+        """Take one step at the learning rate of step number `step`, and clear the gradients."""
+        for member in self.members:
+            for group in member.param_groups:
+                group["lr"] = self.plan.learning_rate * learning_rate_factor(step, self.plan)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for view, matrix in zip(self.views, self.matrices, strict=True):
+            view.grad = None if matrix.grad is None else matrix.grad.flatten(1)
+        for member in self.members:
+            member.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> list[dict]:
+        return [member.state_dict() for member in self.members]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for member, state in zip(self.members, states, strict=True):
+            member.load_state_dict(state)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a U-Net's weight lies between its first and last layers."""
+    return name.startswith("unet.") and not name.startswith(("unet.input_blocks.0.", "unet.out.", "unet.time_embed."))
+
+
 def train(
     network: nn.Module,
     loss_at: Callable[[int], torch.Tensor],
@@ -48,22 +96,21 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(plan.ema_decay))
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizers = Optimizers(network, plan)
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         start = state["step"]
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizers.load_state_dict(state["optimizers"])
 
     def save(step: int) -> None:
         state = {
             "step": step,
             "network": network.state_dict(),
             "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizers": optimizers.state_dict(),
         }
         torch.save(state, checkpoint.with_suffix(".part"))
         os.replace(checkpoint.with_suffix(".part"), checkpoint)
@@ -76,13 +123,9 @@ def train(
     ) as progress:
         try:
             while step < end and time.monotonic() - began < 60 * minutes:
-                for group in optimizer.param_groups:
-                    group["lr"] = plan.learning_rate * learning_rate_factor(step, plan)
                 loss = loss_at(step)
-                optimizer.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
+                optimizers.step(step)
                 average.update_parameters(network)
                 step += 1
                 losses.append(loss.item())
