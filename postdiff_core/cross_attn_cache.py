@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -78,25 +78,17 @@ def install(run: Run, settings: CrossAttnCache) -> None:
         if id(diffusion_model) not in sites:
             sites[id(diffusion_model)] = find_sites(diffusion_model)
         known, latent = sites[id(diffusion_model)], tuple(x.shape[-2:])
-        recalled = {site: memory.recall(site, rows, latent) for site in known} if reusing else {}
-        hits = {site: tokens for site, tokens in recalled.items() if tokens is not None}
-        misses = [site for site in known if site not in hits]
-        wanted = {site: memory.rows_to_record(site, rows, latent, reusing=reusing) for site in misses}
+        hits = memory.recall(known, rows, latent) if reusing else {}
+        misses = {
+            site: memory.rows_to_record(site, rows, latent, reusing=reusing) for site in known if site not in hits
+        }
         # Later patches may change the tokens in place.
         copy = "attn2_output_patch" in transformer_options.get("patches", {})
-        seen: dict[Place, torch.Tensor] = {}
-        forwards = {site: _reusing(site.module, tokens, copy=copy) for site, tokens in hits.items()}
-        outputs = {
-            (site.output, "forward"): _recording(site, keeper(kept, x.shape[0], copy=copy), seen)
-            for site, kept in wanted.items()
-            if kept
-        }
+        seen: dict[Site, torch.Tensor] = {}
         options = _options_for(transformer_options, hits, misses)
-        with replaced({(site.module, "forward"): forward for site, forward in forwards.items()} | outputs):
+        with replaced(_reusing(hits, copy=copy) | _recording(misses, x.shape[0], seen, copy=copy)):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        for site in misses:
-            if site.place in seen:
-                memory.record(site, wanted[site], latent, seen[site.place])
+        memory.record(misses, seen, latent)
         run.measure_caches()
         return out
 
@@ -120,14 +112,15 @@ class _Memory:
             if not self._is_never_reused(row) and not (reusing and self._part(site, row, latent) is not None)
         ]
 
-    def record(self, site: Site, rows: Sequence[Row], latent: Grid, tokens: torch.Tensor) -> None:
-        """Keep the output (B, N, C) of a layer, given for these rows."""
-        self._cache.store(site.place, rows, tokens, latent)
+    def record(self, wanted: dict[Site, list[Row]], seen: dict[Site, torch.Tensor], latent: Grid) -> None:
+        """Keep what the layers gave, (B, N, C) each, for the rows wanted of them."""
+        for site, tokens in seen.items():
+            self._cache.store(site.place, wanted[site], tokens, latent)
 
-    def recall(self, site: Site, rows: Sequence[Row], latent: Grid) -> torch.Tensor | None:
-        """The layer's output for these rows on this latent's token grid, or None if one of them has none."""
-        parts = [self._part(site, row, latent) for row in rows]
-        return join(parts) if all(part is not None for part in parts) else None  # type: ignore[arg-type]
+    def recall(self, sites: Sequence[Site], rows: Sequence[Row], latent: Grid) -> dict[Site, torch.Tensor]:
+        """The layers' outputs for these rows on this latent's token grid; without the layers where one is missing."""
+        parts = {site: [self._part(site, row, latent) for row in rows] for site in sites}
+        return {site: join(found) for site, found in parts.items() if all(found)}  # type: ignore[arg-type]
 
     def _is_never_reused(self, row: Row) -> bool:
         """The negative row of a pair, if guidance has stopped when reuse begins and nothing is mixed from it."""
@@ -237,7 +230,7 @@ def _level(diffusion_model: Any, place: Place) -> int:
     return downsamplings(inputs[:reached])
 
 
-def _options_for(options: dict, hits: Container[Site], misses: Sequence[Site]) -> dict:
+def _options_for(options: dict, hits: Collection[Site], misses: Collection[Site]) -> dict:
     """Transformer options for a call in which `hits` return their cache and `misses` are computed.
 
     Replacements (IPAdapter) and input patches of layers that are not computed are left out: they would run for nothing.
@@ -255,24 +248,38 @@ def _options_for(options: dict, hits: Container[Site], misses: Sequence[Site]) -
     return {**options, "patches": patches, "patches_replace": replacements}
 
 
-def _reusing(module: torch.nn.Module, tokens: torch.Tensor, *, copy: bool) -> Callable:
-    compute = module.forward
+def _reusing(hits: dict[Site, torch.Tensor], *, copy: bool) -> dict[tuple[torch.nn.Module, str], Callable]:
+    """Forwards that return what the layers gave before, to replace the layers' own for a call."""
 
-    def forward(x, *args, **kwargs):
-        if tokens.shape[:2] != x.shape[:2]:
-            # Another patch (Deep Shrink) has changed the layer's size within the model.
-            return compute(x, *args, **kwargs)
-        return tokens.clone() if copy else tokens
+    def reusing(compute: Callable, tokens: torch.Tensor) -> Callable:
+        def forward(x, *args, **kwargs):
+            if tokens.shape[:2] != x.shape[:2]:
+                # Another patch (Deep Shrink) has changed the layer's size within the model.
+                return compute(x, *args, **kwargs)
+            return tokens.clone() if copy else tokens
 
-    return forward
+        return forward
+
+    return {(site.module, "forward"): reusing(site.module.forward, tokens) for site, tokens in hits.items()}
 
 
-def _recording(site: Site, keep: Callable[[torch.Tensor], torch.Tensor], seen: dict[Place, torch.Tensor]) -> Callable:
-    compute, place = site.output.forward, site.place
+def _recording(
+    wanted: dict[Site, list[Row]], batch: int, seen: dict[Site, torch.Tensor], *, copy: bool
+) -> dict[tuple[torch.nn.Module, str], Callable]:
+    """Forwards that put the rows wanted of each layer into `seen`, to replace the layers' own for a call."""
 
-    def forward(*args, **kwargs):
-        tokens = compute(*args, **kwargs)
-        seen[place] = keep(tokens)
-        return tokens
+    def recording(site: Site, keep: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
+        compute = site.output.forward
 
-    return forward
+        def forward(*args, **kwargs):
+            tokens = compute(*args, **kwargs)
+            seen[site] = keep(tokens)
+            return tokens
+
+        return forward
+
+    return {
+        (site.output, "forward"): recording(site, keeper(rows, batch, copy=copy))
+        for site, rows in wanted.items()
+        if rows
+    }
