@@ -162,6 +162,9 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 def evaluate(weights: Path, folder: Path, steps: int, cfg: float, every: int, number: int, runs: Iterable[str]) -> dict:
     """Judge the runs named; writes `evaluation.json` and a grid of pictures for each run to `folder`."""
+    import comfy.utils
+
+    comfy.utils.set_progress_bar_enabled(False)  # one bar for all pictures, none for the steps of each
     folder.mkdir(parents=True, exist_ok=True)
     judge, sampler = Judge.shipped(weights.parent), Sampler(weights, steps, cfg)
     prompts = judged_prompts(weights.parent, number)

@@ -10,7 +10,7 @@ from postdiff.embedded_model.architecture import Autoencoder
 from postdiff.embedded_model.loader import load_embedded_model
 from postdiff.embedded_model.training.captions import held_out, read_held_out, vocabulary
 from postdiff.embedded_model.training.config import Recipe, Training, concepts
-from postdiff.embedded_model.training.diffusion import TextToImage
+from postdiff.embedded_model.training.diffusion import FlowMatching, TextToImage, full_size_share
 from postdiff.embedded_model.training.export import export
 from postdiff.embedded_model.training.judge import Judge
 from postdiff.embedded_model.training.loop import Optimizers, averaged_weights, learning_rate_factor, train
@@ -134,16 +134,67 @@ def write_blank_patches(folder, rng):
             np.lib.format.open_memmap(patch_file(folder, side, size), "w+", np.float16, shape)  # a sparse file of zeros
 
 
-def test_the_loader_samples_exactly_what_the_recipe_trained(text_to_image, tmp_path):
+class Recorder(torch.nn.Module):
+    """Stands for a denoiser; keeps what each step showed it."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown: list[tuple[int, torch.Tensor, list[str]]] = []
+
+    def forward(self, latents, t, captions):
+        self.shown.append((latents.shape[-1], t, captions))
+        return torch.zeros_like(latents)
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work") / "patches"
+    write_blank_patches(folder, np.random.default_rng(0))
+    return folder
+
+
+def shown_by(loss: str, patches, steps: int):
+    network = Recorder()
+    problem = FlowMatching(network, Recipe(), patches, torch.device("cpu"), bf16=False)
+    for step in range(steps):
+        getattr(problem, loss)(step)
+    return network.shown
+
+
+def test_every_step_shows_one_size_at_all_times_and_captions_that_are_not_held_out(patches):
+    shown = shown_by("any_size", patches, 40)
+    never = {str(prompt) for prompt in held_out(Recipe())}
+    assert {cells for cells, _, _ in shown} == {16, 32}
+    for cells, t, captions in shown:
+        assert len(captions) == Recipe().batch[8 * cells]
+        assert t.min() < 0.25 and t.max() > 0.75
+        assert not never & set(captions)
+
+
+def test_the_resolution_schedule_shows_noisy_pictures_at_half_size_and_the_others_at_full(patches):
+    shown = shown_by("scheduled_size", patches, 12)
+    half = torch.cat([t for cells, t, _ in shown if cells == 16])
+    full = torch.cat([t for cells, t, _ in shown if cells == 32])
+    assert half.mean() > 0.65 and half.min() > 0.4
+    assert full.mean() < 0.35 and full.max() < 0.6
+
+
+def test_the_share_of_full_size_steps_grows_to_its_last_value():
+    recipe = Recipe()
+    first, last = recipe.full_size_share
+    assert full_size_share(0, recipe) == first
+    assert full_size_share(recipe.full_size_ramp // 2, recipe) == pytest.approx((first + last) / 2)
+    assert full_size_share(recipe.diffusion.steps, recipe) == pytest.approx(last)
+
+
+def test_the_loader_samples_exactly_what_the_recipe_trained(text_to_image, patches, tmp_path):
     rows, rng = 2 * len(concepts()), np.random.default_rng(0)
     (tmp_path / "icons").mkdir()
     np.save(tmp_path / "icons" / "concepts.npy", rng.integers(0, 256, (rows // 2, 2, 16, 16, 4), np.uint8))
     save_average(Autoencoder(), tmp_path / "autoencoder")
     save_average(text_to_image, tmp_path / "diffusion")
-    write_blank_patches(tmp_path / "patches", rng)
     weights = tmp_path / "shipped" / "weights.safetensors"
-    work = (tmp_path / stage for stage in ("icons", "autoencoder", "patches", "diffusion"))
-    export(Recipe(), *work, weights)
+    export(Recipe(), tmp_path / "icons", tmp_path / "autoencoder", patches, tmp_path / "diffusion", weights)
 
     model, clip, _ = load_embedded_model(weights)
     text = clip.encode_from_tokens(clip.tokenize("noto red apple"))
