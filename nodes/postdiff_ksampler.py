@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..postdiff_core import patch, presets
+from ..postdiff_core import patch, presets, saved_presets
 from .events import observer_for
 from .sampling import sample, sampler_outputs
 from .schema import ksampler_inputs, schema, unique_id
@@ -29,14 +29,26 @@ class PostDiffKSampler(io.ComfyNode):
                 *ksampler_inputs(),
                 io.Combo.Input(
                     "preset",
-                    options=list(presets.CHOICES),
+                    options=presets.choices(),
                     default="auto",
-                    tooltip="Which family's settings to use. auto recognises the model; off leaves only its patches.",
+                    tooltip="Which family's settings to use. auto recognises the model; off leaves only its patches; "
+                    "below it, the presets that PostDiff Calibrate has saved.",
                 ),
             ],
             outputs=sampler_outputs(),
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, preset: str | None) -> bool | str:
+        """The host's own check of a choice names no remedy; a preset that comes through a link is checked later."""
+        if preset is None or preset in presets.CHOICES:
+            return True
+        try:
+            saved_presets.load(preset)
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, model: Any, preset: str, **ksampler: Any) -> io.NodeOutput:

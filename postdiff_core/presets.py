@@ -10,6 +10,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.pixart.pixartms import PixArtMS
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscreteDistilled
 
+from . import saved_presets
 from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 Family = Literal["sd15", "sdxl", "pixart_alpha", "embedded", "unknown"]
@@ -39,13 +40,16 @@ class Choice:
 
 
 def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int) -> Choice:
-    """The settings of a named preset; `auto` looks at the MODEL's family and at whether it is distilled."""
+    """The settings of a named preset; `auto` looks at the MODEL's family and at whether it is distilled.
+
+    Raises ValueError, naming the remedy, for a preset that is neither built in nor saved.
+    """
     if preset == "off":
         return Choice(Settings(), "off: only the patches on the model act")
     if preset in PRESETS:
         return Choice(PRESETS[preset], f"{preset}, as chosen")
     if preset != "auto":
-        raise ValueError(f"There is no preset {preset!r}; choose one of {', '.join(CHOICES)}.")
+        return Choice(saved_presets.load(preset), f"{preset}, as saved")
     family, distilled = family_of(model), is_distilled(model, sampler_name, cfg, steps)
     name = type(model.model).__name__
     if family in ("sd15", "sdxl") and distilled:
@@ -53,6 +57,11 @@ def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int
     if family == "unknown":
         return Choice(UNKNOWN, f"auto: {name} is of no known family, so beta 0.75, s 0.2 and cut-off 0.75 only")
     return Choice(PRESETS[family], f"auto: {name} is of the {family} family")
+
+
+def choices() -> list[str]:
+    """Every preset that can be chosen: the built-in ones, then the saved ones."""
+    return [*CHOICES, *(name for name in saved_presets.names() if name not in CHOICES)]
 
 
 def family_of(model: Any) -> Family:

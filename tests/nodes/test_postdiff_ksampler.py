@@ -8,6 +8,8 @@ import torch
 import pack_nodes
 import tiny_models
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
+from postdiff.postdiff_core import saved_presets
+from postdiff.postdiff_core.schedule import CrossAttnCache, Settings
 from reference import Techniques
 
 SD15 = Techniques(low_res_scale=0.5, low_res_until=0.5, interval=2, depth=2, cross_attn_start=0.75, cutoff_start=0.75)
@@ -111,3 +113,31 @@ def test_the_model_given_carries_nothing_afterwards():
     _, ran = sample(inputs, "auto")
     assert ran is not inputs["model"] and ran.model is inputs["model"].model
     assert torch.equal(tiny_models.stock_sample(**inputs), stock)
+
+
+@pytest.fixture
+def user_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("folder_paths.get_system_user_directory", lambda name: str(tmp_path / name))
+
+
+def test_a_saved_preset_is_offered_last_and_runs_its_settings(user_folder):
+    saved_presets.save("mine", Settings(cross_attn_cache=CrossAttnCache(0.3, "average")), {})
+    offered = next(each for each in PostDiffKSampler.define_schema().inputs if each.id == "preset").options
+    assert offered[-2:] == ["off", "mine"]
+    assert PostDiffKSampler.validate_inputs(preset="mine") is True
+    inputs = inputs_for(tiny_models.small_unet())
+    latent, _ = sample(inputs, "mine")
+    expected = pack_nodes.sample(Techniques(cross_attn_start=0.3, mode="average"), inputs=inputs)
+    assert torch.equal(latent["samples"], expected)
+
+
+def test_a_preset_that_is_gone_is_named_with_the_remedy_before_and_during_the_run(user_folder):
+    refusal = PostDiffKSampler.validate_inputs(preset="gone")
+    assert isinstance(refusal, str) and "'gone'" in refusal and "PostDiffCalibrate" in refusal
+    with pytest.raises(ValueError, match="'gone'"):
+        sample(inputs_for(tiny_models.small_unet()), "gone")
+
+
+@pytest.mark.parametrize("preset", [None, "auto", "sd15", "off"])
+def test_built_in_presets_and_linked_ones_pass_the_check(user_folder, preset):
+    assert PostDiffKSampler.validate_inputs(preset=preset) is True

@@ -1,0 +1,85 @@
+"""Presets that a user has saved: one small JSON file each, in ComfyUI's user folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+
+FORMAT = 1
+LONGEST_NAME = 60
+RESERVED_BY_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+TECHNIQUES = {
+    "mixed_resolution": MixedResolution,
+    "deep_cache": DeepCache,
+    "cross_attn_cache": CrossAttnCache,
+    "cfg_cutoff": CFGCutoff,
+}
+
+
+def folder() -> Path:
+    """Where the files lie; they may be copied, renamed and deleted by hand."""
+    return Path(folder_paths.get_system_user_directory("postdiff")) / "presets"
+
+
+def names() -> list[str]:
+    """The saved presets, in alphabetical order."""
+    return sorted((file.stem for file in folder().glob("*.json")), key=str.casefold)
+
+
+def file_name(name: str) -> str:
+    """A name that every system accepts for a file: letters, digits, spaces and - _ . ( ), at most 60.
+
+    Raises ValueError if nothing is left of it.
+    """
+    cleaned = re.sub(r"[^\w \-.()]+", "_", name).strip(" ._")[:LONGEST_NAME].strip(" ._")
+    if not cleaned:
+        raise ValueError(f"{name!r} is no name for a preset: use letters and digits.")
+    return f"{cleaned}_" if RESERVED_BY_WINDOWS.fullmatch(cleaned) else cleaned
+
+
+def save(name: str, settings: Settings, about: dict[str, Any]) -> Path:
+    """Write a preset under the name that `file_name` makes of `name`; `about` says how it was found."""
+    file = folder() / f"{file_name(name)}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    document = {"format": FORMAT, "settings": dataclasses.asdict(settings), "about": about}
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(file)
+    return file
+
+
+def load(name: str) -> Settings:
+    """The settings of a saved preset. Raises ValueError that names the file, what is wrong and the remedy."""
+    if name not in names():
+        raise ValueError(
+            f"There is no preset {name!r} in {folder()}. Make it with PostDiffCalibrate, copy its file there, or choose "
+            "another preset (R in the canvas brings the list up to date)."
+        )
+    return _settings(folder() / f"{name}.json")
+
+
+def _settings(file: Path) -> Settings:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']}, this version reads {FORMAT}")
+        given = document["settings"]
+        unknown = sorted(given.keys() - TECHNIQUES.keys())
+        if unknown:
+            raise ValueError(f"it names techniques that this version does not know: {', '.join(unknown)}")
+        return Settings(**{name: TECHNIQUES[name](**values) for name, values in given.items() if values is not None})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (
+            f"{type(error).__name__}: {error}" if isinstance(error, (KeyError, TypeError, AttributeError)) else error
+        )
+        raise ValueError(
+            f"The preset file {file} cannot be read: {reason}. Calibrate again under this name, or delete the file."
+        ) from error

@@ -1,0 +1,99 @@
+"""Presets in the user's folder: kept as they were, whatever the name, and refused with the remedy when damaged."""
+
+import json
+
+import pytest
+
+from postdiff.postdiff_core import presets, saved_presets
+from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+
+EVERYTHING = Settings(
+    MixedResolution(0.6, 0.35, "bicubic"), DeepCache(3, 4, 0.1, 0.9), CrossAttnCache(0.4, "average"), CFGCutoff(0.55)
+)
+
+
+@pytest.fixture(autouse=True)
+def user_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("folder_paths.get_system_user_directory", lambda name: str(tmp_path / name))
+
+
+@pytest.mark.parametrize("settings", [EVERYTHING, Settings(), Settings(deep_cache=DeepCache())])
+def test_a_preset_gives_back_the_settings_it_was_saved_with(settings):
+    saved_presets.save("mine", settings, {})
+    assert saved_presets.load("mine") == settings
+
+
+def test_saved_presets_are_offered_after_the_built_in_ones():
+    for name in ("zebra", "Apple"):
+        saved_presets.save(name, EVERYTHING, {})
+    assert presets.choices() == [*presets.CHOICES, "Apple", "zebra"]
+
+
+def test_saving_again_replaces():
+    saved_presets.save("mine", EVERYTHING, {})
+    saved_presets.save("mine", Settings(), {})
+    assert saved_presets.load("mine") == Settings()
+    assert saved_presets.names() == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name"),
+    [
+        ("my model", "my model"),
+        ("../../etc/passwd", "etc_passwd"),
+        ("a\\b:c*d", "a_b_c_d"),
+        ("  .hidden. ", "hidden"),
+        ("日本語 モデル", "日本語 モデル"),
+        ("con", "con_"),
+        ("LPT1.json", "LPT1.json_"),
+        ("x" * 300, "x" * 60),
+        ("line\nbreak", "line_break"),
+    ],
+)
+def test_a_name_becomes_one_that_every_system_accepts_for_a_file(name, file_name):
+    assert saved_presets.file_name(name) == file_name
+    assert saved_presets.save(name, EVERYTHING, {}).parent == saved_presets.folder()
+    assert saved_presets.names() == [file_name]
+
+
+@pytest.mark.parametrize("name", ["", "  ", "...", "/", "?*"])
+def test_a_name_of_which_nothing_is_left_is_refused(name):
+    with pytest.raises(ValueError, match="is no name for a preset"):
+        saved_presets.file_name(name)
+
+
+@pytest.mark.parametrize("name", ["gone", "../mine"])
+def test_a_missing_preset_is_named_with_the_remedy(name):
+    saved_presets.save("mine", EVERYTHING, {})
+    with pytest.raises(ValueError, match=rf"no preset '{name}' in .*presets.*PostDiffCalibrate"):
+        saved_presets.load(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda document: document["settings"]["mixed_resolution"].update(low_res_scale=7), "low_res_scale .* is 7"),
+        (lambda document: document["settings"]["mixed_resolution"].update(low_res_scale="half"), "TypeError"),
+        (lambda document: document["settings"].update(teleport={}), "do.* not know: teleport"),
+        (lambda document: document["settings"]["deep_cache"].update(width=2), "width"),
+        (lambda document: document.update(format=99), "format is 99"),
+        (lambda document: document.pop("settings"), "settings"),
+        (lambda document: document.update(settings=[]), "AttributeError"),
+    ],
+)
+def test_a_preset_that_was_changed_by_hand_is_refused_with_the_reason(change, reason):
+    file = saved_presets.save("mine", EVERYTHING, {})
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"mine\.json.*{reason}.*Calibrate again"):
+        saved_presets.load("mine")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
+def test_a_damaged_preset_is_refused_and_the_others_still_work(content):
+    saved_presets.save("good", EVERYTHING, {})
+    saved_presets.save("bad", EVERYTHING, {}).write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.json cannot be read"):
+        saved_presets.load("bad")
+    assert saved_presets.load("good") == EVERYTHING
