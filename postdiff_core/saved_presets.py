@@ -60,8 +60,8 @@ def load(name: str) -> Settings:
     """The settings of a saved preset. Raises ValueError that names the file, what is wrong and the remedy."""
     if name not in names():
         raise ValueError(
-            f"There is no preset {name!r} in {folder()}. Make it with PostDiffCalibrate, copy its file there, or choose "
-            "another preset (R in the canvas brings the list up to date)."
+            f"There is no preset {name!r} in {folder()}. Make it with PostDiffCalibrate, copy its file there, or "
+            "choose another preset (R in the canvas brings the list up to date)."
         )
     return _settings(folder() / f"{name}.json")
 
