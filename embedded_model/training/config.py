@@ -157,7 +157,7 @@ class Pictures:
     """How icons become training pictures. Places and sizes are in eighths of the side, so that every one of them lies
     on the latent grid at every side, and a seed's choice is one of a few that are plainly apart."""
 
-    sides: tuple[int, ...] = (256, 128)  # pixels
+    sides: tuple[int, ...] = (256, 128, 64)  # pixels; the least only at the beginning
     large: int = 6
     small: int = 4
     small_share: float = 0.3  # of the pictures of one object; of two, each is small
@@ -175,7 +175,7 @@ class Training:
     ema_decay: float
     warmup_steps: int = 200
     decay_share: float = 0.2  # last part of the run, over which the learning rate falls to zero
-    muon: bool = False  # for the matrices inside the U-Net
+    muon: float | None = None  # learning rate of Muon for the matrices inside the U-Net; None is AdamW for them too
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,13 @@ class Recipe:
     pictures: Pictures = Pictures()
     captions: Captions = Captions()
     autoencoder: Training = Training(steps=3000, learning_rate=1.5e-3, ema_decay=0.995)
-    diffusion: Training = Training(steps=30000, learning_rate=3e-3, ema_decay=0.999, muon=True)
-    batch: dict[int, int] = field(default_factory=lambda: {256: 16, 128: 32}, hash=False)
-    # share of steps at full size: little while the shapes are learnt, more for the detail
-    full_size_share: tuple[float, float] = (0.1, 0.6)
-    full_size_ramp: int = 6000  # steps from the first share to the last
+    diffusion: Training = Training(steps=30000, learning_rate=1e-3, ema_decay=0.999, warmup_steps=50, muon=3e-3)
+    batch: dict[int, int] = field(default_factory=lambda: {256: 16, 128: 32, 64: 64}, hash=False)
+    # (step, share of the steps from there on at each side): what looks how is learnt fast on small pictures
+    sizes: tuple[tuple[int, tuple[float, ...]], ...] = (
+        (0, (0.0, 0.1, 0.9)),
+        (2500, (0.1, 0.7, 0.2)),
+        (5000, (0.5, 0.5, 0.0)),
+    )
     # Appendix F: the noisier half of the times, which mixed resolution draws at half size, is trained there only
-    schedule_tuning: Training = Training(steps=3000, learning_rate=5e-4, ema_decay=0.998, muon=True)
+    schedule_tuning: Training = Training(steps=3000, learning_rate=2e-4, ema_decay=0.998, muon=6e-4)

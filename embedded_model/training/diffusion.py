@@ -64,9 +64,9 @@ def initialise(network: TextToImage) -> None:
             zero(module)
 
 
-def full_size_share(step: int, recipe: Recipe) -> float:
-    first, last = recipe.full_size_share
-    return first + (last - first) * min(1.0, step / recipe.full_size_ramp)
+def size_shares(step: int, recipe: Recipe) -> tuple[float, ...]:
+    """Chance of each side at a step."""
+    return max(entry for entry in recipe.sizes if entry[0] <= step)[1]
 
 
 def draw_times(batch: int, source: torch.Generator) -> torch.Tensor:
@@ -99,10 +99,9 @@ class FlowMatching:
         return (velocity.float() - (noise - clean)).square().mean()
 
     def any_size(self, step: int) -> torch.Tensor:
-        """The loss of one step at either size."""
+        """The loss of one step at one size."""
         rng, source = np.random.default_rng((self.recipe.seed, step)), generator(self.recipe.seed, step)
-        full_side, half_side = self.recipe.pictures.sides
-        side = full_side if rng.random() < full_size_share(step, self.recipe) else half_side
+        side = int(rng.choice(self.recipe.pictures.sides, p=size_shares(step, self.recipe)))
         clean, captions = self.pictures(side, rng)
         return self.loss(clean, captions, draw_times(len(captions), source), source)
 
@@ -110,7 +109,7 @@ class FlowMatching:
         """The loss of one step of the resolution schedule (Appendix F): noisy pictures at half size, others at full."""
         recipe = self.recipe
         rng, source = np.random.default_rng((recipe.seed, 1, step)), generator(recipe.seed + 1, step)
-        full_side, half_side = recipe.pictures.sides
+        full_side, half_side = recipe.pictures.sides[:2]
         noisy = rng.random() < 0.5
         clean, captions = self.pictures(half_side if noisy else full_side, rng)
         t = draw_times(2 * len(captions), source).sort().values  # the switch halves the distribution of times

@@ -33,7 +33,7 @@ def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 class Optimizers:
-    """AdamW for all weights; with `plan.muon`, Muon for the matrices inside the network (Jordan 2024).
+    """AdamW for all weights; with `plan.muon` set, Muon for the matrices inside the network (Jordan 2024).
 
     Muon gives every direction of a matrix the same step, so that what few pictures show is learnt as fast as the rest.
     It takes matrices only: a convolution is seen as one, (out, in * height * width), that shares its memory.
@@ -42,23 +42,25 @@ class Optimizers:
     def __init__(self, network: nn.Module, plan: Training):
         self.plan = plan
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self.matrices = [p for name, p in trained.items() if plan.muon and p.ndim > 1 and is_hidden(name)]
+        self.matrices = [p for name, p in trained.items() if plan.muon is not None and p.ndim > 1 and is_hidden(name)]
         self.views = [nn.Parameter(p.data.flatten(1)) for p in self.matrices]
         hidden = {id(p) for p in self.matrices}
         others = [p for p in trained.values() if id(p) not in hidden]
         self.parameters = list(trained.values())
-        settings = {"lr": plan.learning_rate, "weight_decay": 0.01}
-        self.members: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, betas=(0.9, 0.99), fused=True, **settings)
-        ]
-        if self.views:
-            self.members.append(torch.optim.Muon(self.views, adjust_lr_fn="match_rms_adamw", **settings))
+        adamw = torch.optim.AdamW(others, lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.members: list[torch.optim.Optimizer] = [adamw]
+        self.rates = [plan.learning_rate]
+        if plan.muon is not None:
+            self.members.append(
+                torch.optim.Muon(self.views, lr=plan.muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+            )
+            self.rates.append(plan.muon)
 
     def step(self, step: int) -> None:
-        """Take one step at the learning rate of step number `step`, and clear the gradients."""
-        for member in self.members:
+        """Take one step at the learning rates of step number `step`, and clear the gradients."""
+        for member, rate in zip(self.members, self.rates, strict=True):
             for group in member.param_groups:
-                group["lr"] = self.plan.learning_rate * learning_rate_factor(step, self.plan)
+                group["lr"] = rate * learning_rate_factor(step, self.plan)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for view, matrix in zip(self.views, self.matrices, strict=True):
             view.grad = None if matrix.grad is None else matrix.grad.flatten(1)

@@ -17,6 +17,7 @@ from postdiff.embedded_model.training.pictures import (
     blank,
     draw_scene,
     encode_icon,
+    forget_other_patches,
     paste,
     patch_file,
 )
@@ -117,6 +118,17 @@ def test_composed_latents_are_nearly_those_of_the_whole_picture(tmp_path, backgr
             plain = composer.blanks[128][composer.background[background]]
             error = (composer.latents(scene, 128) - whole).square().mean().sqrt()
             assert error < 0.1 * (whole - plain).square().mean().sqrt()
+
+
+def test_patches_are_kept_until_the_recipe_draws_other_pictures(tmp_path, monkeypatch):
+    patch = tmp_path / "patches-128-4.npy"
+    forget_other_patches(tmp_path)
+    patch.touch()
+    forget_other_patches(tmp_path)
+    assert patch.exists()
+    monkeypatch.setitem(BACKGROUNDS, "brown", (120, 80, 40))
+    forget_other_patches(tmp_path)
+    assert not patch.exists()
 
 
 def test_every_appearance_of_every_icon_has_a_row():

@@ -10,7 +10,7 @@ from postdiff.embedded_model.architecture import Autoencoder
 from postdiff.embedded_model.loader import load_embedded_model
 from postdiff.embedded_model.training.captions import held_out, read_held_out, vocabulary
 from postdiff.embedded_model.training.config import Recipe, Training, concepts
-from postdiff.embedded_model.training.diffusion import FlowMatching, TextToImage, full_size_share
+from postdiff.embedded_model.training.diffusion import FlowMatching, TextToImage, size_shares
 from postdiff.embedded_model.training.export import export
 from postdiff.embedded_model.training.judge import Judge
 from postdiff.embedded_model.training.loop import Optimizers, averaged_weights, learning_rate_factor, train
@@ -41,7 +41,7 @@ def toy_problem():
     return network, loss_at
 
 
-@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, muon=True)], ids=["AdamW", "Muon"])
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, muon=PLAN.learning_rate)], ids=["AdamW", "Muon"])
 def test_a_resumed_training_run_equals_the_uninterrupted_one(tmp_path, plan):
     assert train(*toy_problem(), plan, tmp_path / "whole")
     assert not train(*toy_problem(), plan, tmp_path / "parts", stop_at=5)
@@ -54,7 +54,7 @@ def test_a_resumed_training_run_equals_the_uninterrupted_one(tmp_path, plan):
 def test_muon_gives_every_direction_of_a_hidden_matrix_a_like_step():
     network, loss_at = toy_problem()
     before = network.unet["middle"].weight.detach().clone()
-    optimizers = Optimizers(network, replace(PLAN, muon=True))
+    optimizers = Optimizers(network, replace(PLAN, muon=PLAN.learning_rate))
     loss_at(0).backward()
     optimizers.step(0)
     step = (network.unet["middle"].weight.detach() - before).flatten(1)
@@ -63,7 +63,7 @@ def test_muon_gives_every_direction_of_a_hidden_matrix_a_like_step():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, muon=True)], ids=["AdamW", "Muon"])
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, muon=PLAN.learning_rate)], ids=["AdamW", "Muon"])
 def test_training_lowers_the_loss(tmp_path, plan):
     network, loss_at = toy_problem()
     before = loss_at(100).item()
@@ -153,38 +153,44 @@ def patches(tmp_path_factory):
     return folder
 
 
-def shown_by(loss: str, patches, steps: int):
+def shown_by(loss: str, patches, steps: range):
     network = Recorder()
     problem = FlowMatching(network, Recipe(), patches, torch.device("cpu"), bf16=False)
-    for step in range(steps):
+    for step in steps:
         getattr(problem, loss)(step)
     return network.shown
 
 
 def test_every_step_shows_one_size_at_all_times_and_captions_that_are_not_held_out(patches):
-    shown = shown_by("any_size", patches, 40)
-    never = {str(prompt) for prompt in held_out(Recipe())}
-    assert {cells for cells, _, _ in shown} == {16, 32}
+    recipe = Recipe()
+    shown = shown_by("any_size", patches, range(recipe.sizes[1][0], recipe.sizes[1][0] + 60))
+    never = {str(prompt) for prompt in held_out(recipe)}
+    assert {8 * cells for cells, _, _ in shown} == set(recipe.pictures.sides)
     for cells, t, captions in shown:
-        assert len(captions) == Recipe().batch[8 * cells]
+        assert len(captions) == recipe.batch[8 * cells]
         assert t.min() < 0.25 and t.max() > 0.75
         assert not never & set(captions)
 
 
 def test_the_resolution_schedule_shows_noisy_pictures_at_half_size_and_the_others_at_full(patches):
-    shown = shown_by("scheduled_size", patches, 12)
+    shown = shown_by("scheduled_size", patches, range(12))
     half = torch.cat([t for cells, t, _ in shown if cells == 16])
     full = torch.cat([t for cells, t, _ in shown if cells == 32])
     assert half.mean() > 0.65 and half.min() > 0.4
     assert full.mean() < 0.35 and full.max() < 0.6
 
 
-def test_the_share_of_full_size_steps_grows_to_its_last_value():
+def test_pictures_grow_in_the_course_of_the_training():
     recipe = Recipe()
-    first, last = recipe.full_size_share
-    assert full_size_share(0, recipe) == first
-    assert full_size_share(recipe.full_size_ramp // 2, recipe) == pytest.approx((first + last) / 2)
-    assert full_size_share(recipe.diffusion.steps, recipe) == pytest.approx(last)
+    starts = [start for start, _ in recipe.sizes]
+    assert starts == sorted(starts)
+    assert starts[0] == 0 and starts[-1] < recipe.diffusion.steps
+    mean_sides = []
+    for start, shares in recipe.sizes:
+        assert size_shares(start, recipe) == size_shares(start + 1, recipe) == shares
+        assert sum(shares) == pytest.approx(1)
+        mean_sides.append(np.dot(shares, recipe.pictures.sides))
+    assert mean_sides == sorted(mean_sides)
 
 
 def test_the_loader_samples_exactly_what_the_recipe_trained(text_to_image, patches, tmp_path):
