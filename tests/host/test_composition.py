@@ -170,7 +170,7 @@ def test_on_a_still_picture_what_is_reused_is_what_would_be_computed(companion, 
     model = tiny_models.sd15()
     without_time(model.model.diffusion_model)
     fill = companions.fill
-    monkeypatch.setattr(companions, "fill", lambda network: (fill(network), without_time(network)))
+    monkeypatch.setattr(companions, "fill", lambda network, *seed: (fill(network, *seed), without_time(network)))
     inputs = companion(inputs_for(model, steps=4))
     first, *computed = still_picture_noise(inputs)
     assert all(largest_difference(first, noise) < TOLERANCE for noise in computed), "the picture does not stand still"

@@ -1,12 +1,14 @@
-"""What users combine PostDiff with, tiny and with random weights, for the SD1.5-shaped model.
+"""What users combine PostDiff with, tiny and with random weights: nodes of the host and networks in the host's classes.
 
-A companion takes a KSampler's inputs and gives them back with itself added: on the model, or on the prompts.
+A companion takes a KSampler's inputs and gives them back with itself added: on the model, on the prompts or on the
+latent.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.cldm.cldm
@@ -20,31 +22,76 @@ import nodes as comfy_nodes
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.model_patcher import ModelPatcher
-from comfy_extras.nodes_freelunch import FreeU
+from comfy_extras.nodes_apg import APG
+from comfy_extras.nodes_cfg import CFGZeroStar
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfy_extras.nodes_custom_sampler import CFGOverride
+from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfy_extras.nodes_freelunch import FreeU, FreeU_V2
+from comfy_extras.nodes_hooks import ConditioningSetProperties, CreateHookKeyframesInterpolated, SetHookKeyframes
+from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_mahiro import Mahiro
+from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete, RescaleCFG
+from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+from comfy_extras.nodes_model_merging import ModelMergeBlocks, ModelMergeSimple
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
+from comfy_extras.nodes_slg import SkipLayerGuidanceDiT, SkipLayerGuidanceDiTSimple
+from comfy_extras.nodes_tomesd import TomePatchModel
+from comfy_extras.nodes_torch_compile import TorchCompileModel
 
 Inputs = dict[str, Any]
+Companion = Callable[[Inputs], Inputs]
 CPU = torch.device("cpu")
 BLOCKS = ("input", "middle", "output")
 
 
-def controlnet(inputs: Inputs) -> Inputs:
+def nothing(inputs: Inputs) -> Inputs:
+    """No companion."""
+    return inputs
+
+
+def both(*companions: Companion) -> Companion:
+    """One companion after the other."""
+
+    def add(inputs: Inputs) -> Inputs:
+        for companion in companions:
+            inputs = companion(inputs)
+        return inputs
+
+    return add
+
+
+def controlnet(
+    inputs: Inputs, *, strength: float = 0.5, start: float = 0.0, end: float = 1.0, seed: int = 10
+) -> Inputs:
     """A ControlNet on both prompts; it adds to the middle block and to every skip connection."""
-    config = dict(inputs["model"].model.model_config.unet_config)
-    config.pop("out_channels")
-    network = comfy.cldm.cldm.ControlNet(
-        **config, hint_channels=3, operations=comfy.ops.disable_weight_init, device=CPU
-    )
-    fill(network)
-    return _with_control(inputs, comfy.controlnet.ControlNet(network, load_device=CPU))
+    return _with_control(inputs, _controlnet_for(inputs["model"], seed), strength, start, end)
+
+
+def two_controlnets(inputs: Inputs) -> Inputs:
+    """A ControlNet after another, of other weights, strength and range."""
+    return controlnet(controlnet(inputs), strength=0.3, end=0.6, seed=20)
+
+
+def controlnet_for_a_while(inputs: Inputs) -> Inputs:
+    """A ControlNet in the middle of the run only."""
+    return controlnet(inputs, start=0.2, end=0.7)
+
+
+def controlnet_of_the_positive_prompt(inputs: Inputs) -> Inputs:
+    """The old node: it is given the positive prompt, and the host applies it to the negative one too."""
+    control = _controlnet_for(inputs["model"], 10)
+    (positive,) = comfy_nodes.ControlNetApply().apply_controlnet(inputs["positive"], control, hint(inputs), 0.5)
+    return inputs | {"positive": positive}
 
 
 def t2i_adapter(inputs: Inputs) -> Inputs:
     """A T2I-Adapter on both prompts; it adds to one input block of each level."""
     network = comfy.t2i_adapter.adapter.Adapter_light(channels=[32, 32, 64, 64], nums_rb=1, cin=3 * 8 * 8)
     fill(network)
-    return _with_control(inputs, comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact", device=CPU))
+    return _with_control(inputs, comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact", device=CPU), 0.5, 0.0, 1.0)
 
 
 def lora(inputs: Inputs) -> Inputs:
@@ -57,6 +104,15 @@ def lora_hooks(inputs: Inputs) -> Inputs:
     """A LoRA that acts on the positive prompt only: the host swaps weights between two calls of the model."""
     hooks = comfy.hooks.create_hook_lora(lora_weights(inputs["model"]), 1.0, 0.0)
     return inputs | {"positive": comfy.hooks.set_hooks_for_conditioning(inputs["positive"], hooks)}
+
+
+def lora_hooks_with_keyframes(inputs: Inputs) -> Inputs:
+    """A LoRA on the positive prompt that fades out in three steps of strength."""
+    hooks = comfy.hooks.create_hook_lora(lora_weights(inputs["model"]), 1.0, 0.0)
+    (keyframes,) = CreateHookKeyframesInterpolated().create_hook_keyframes(1.0, 0.2, "linear", 0.0, 0.9, 3)
+    (hooks,) = SetHookKeyframes().set_hook_keyframes(hooks, keyframes)
+    (positive,) = ConditioningSetProperties().set_properties(inputs["positive"], 1.0, "default", hooks=hooks)
+    return inputs | {"positive": positive}
 
 
 def freeu(inputs: Inputs) -> Inputs:
@@ -107,6 +163,234 @@ def gligen(inputs: Inputs) -> Inputs:
     return inputs | {"positive": [[prompt, values | boxed] for prompt, values in inputs["positive"]]}
 
 
+def unclip(inputs: Inputs) -> Inputs:
+    """An unCLIP picture on the positive prompt, for a model that takes one."""
+    embedding = torch.randn(1, 768, generator=torch.Generator().manual_seed(15))
+    seen = SimpleNamespace(image_embeds=embedding)
+    (positive,) = comfy_nodes.unCLIPConditioning().apply_adm(inputs["positive"], seen, 1.0, 0.1)
+    return inputs | {"positive": positive}
+
+
+# Model patches
+
+
+def freeu_v2(inputs: Inputs) -> Inputs:
+    return inputs | {"model": FreeU_V2.execute(inputs["model"], 1.3, 1.4, 0.9, 0.2).args[0]}
+
+
+def slg(inputs: Inputs) -> Inputs:
+    """Skip-layer guidance: a further pass of the positive prompt without some layers."""
+    return inputs | {"model": SkipLayerGuidanceDiT.execute(inputs["model"], 2.0, 0.0, 1.0, "0", "0").args[0]}
+
+
+def slg_simple(inputs: Inputs) -> Inputs:
+    """Skip-layer guidance in the negative prompt's own pass, which is thus a call apart from the positive one's."""
+    return inputs | {"model": SkipLayerGuidanceDiTSimple.execute(inputs["model"], 0.0, 1.0, "0", "0").args[0]}
+
+
+def hypertile(inputs: Inputs) -> Inputs:
+    """Self-attention in tiles; a swap size of 1 draws no random numbers."""
+    return inputs | {"model": HyperTile.execute(inputs["model"], 32, 1, 0, False).args[0]}
+
+
+def tome(inputs: Inputs) -> Inputs:
+    """Similar tokens are merged for self-attention."""
+    return inputs | {"model": TomePatchModel.execute(inputs["model"], 0.3).args[0]}
+
+
+def deep_shrink(inputs: Inputs) -> Inputs:
+    """The inner blocks see a smaller picture in the first part of the run."""
+    patch = PatchModelAddDownscale.execute(inputs["model"], 1, 2.0, 0.0, 0.7, True, "bicubic", "bicubic")
+    return inputs | {"model": patch.args[0]}
+
+
+def rescale_cfg(inputs: Inputs) -> Inputs:
+    return inputs | {"model": RescaleCFG().patch(inputs["model"], 0.7)[0]}
+
+
+def apg(inputs: Inputs) -> Inputs:
+    """Projected guidance, with a momentum from step to step."""
+    return inputs | {"model": APG.execute(inputs["model"], 0.5, 5.0, -0.5).args[0]}
+
+
+def cfg_zero_star(inputs: Inputs) -> Inputs:
+    return inputs | {"model": CFGZeroStar.execute(inputs["model"]).args[0]}
+
+
+def mahiro(inputs: Inputs) -> Inputs:
+    return inputs | {"model": Mahiro.execute(inputs["model"]).args[0]}
+
+
+def cfg_override(inputs: Inputs) -> Inputs:
+    """Another guidance scale in the middle of the run."""
+    return inputs | {"model": CFGOverride.execute(inputs["model"], 2.0, 0.2, 0.8).args[0]}
+
+
+def easy_cache(inputs: Inputs) -> Inputs:
+    """The host's own cache: it leaves out whole calls of the model."""
+    return inputs | {"model": EasyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.9, False).args[0]}
+
+
+def lazy_cache(inputs: Inputs) -> Inputs:
+    """The host's own cache, around the guider: it leaves out whole evaluations."""
+    return inputs | {"model": LazyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.9, False).args[0]}
+
+
+def model_sampling(sampling: str, *, zsnr: bool = False) -> Companion:
+    """Another prediction type, by the stock node."""
+    return lambda inputs: inputs | {"model": ModelSamplingDiscrete().patch(inputs["model"], sampling, zsnr)[0]}
+
+
+def edm(inputs: Inputs) -> Inputs:
+    """Continuous noise levels, v-prediction as Playground and CosXL have it."""
+    return inputs | {"model": ModelSamplingContinuousEDM().patch(inputs["model"], "v_prediction", 120.0, 0.002)[0]}
+
+
+def compiled(inputs: Inputs) -> Inputs:
+    """torch.compile, on a backend that runs the traced graphs as they are."""
+    return inputs | {"model": TorchCompileModel.execute(inputs["model"], "eager").result[0]}
+
+
+def merged(other: Callable[..., ModelPatcher]) -> Companion:
+    """A merge with the same model of other weights."""
+    return lambda inputs: inputs | {"model": ModelMergeSimple().merge(inputs["model"], other(seed=5), 0.5)[0]}
+
+
+def merged_by_blocks(other: Callable[..., ModelPatcher]) -> Companion:
+    """A merge of other strength in the input, middle and output blocks."""
+    ratios = {"input": 0.8, "middle": 0.5, "out": 0.9}
+    return lambda inputs: inputs | {"model": ModelMergeBlocks().merge(inputs["model"], other(seed=5), **ratios)[0]}
+
+
+def context_windows(inputs: Inputs) -> Inputs:
+    """The batch as a film, evaluated in overlapping windows of four pictures."""
+    settings = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "dim": 0}
+    windows = ContextWindowsManualNode.execute(
+        inputs["model"],
+        context_length=4,
+        context_overlap=2,
+        fuse_method="pyramid",
+        freenoise=False,
+        cond_retain_index_list="",
+        latent_retain_index_list="",
+        **settings,
+    )
+    return inputs | {"model": windows.args[0]}
+
+
+# Latents
+
+
+def img2img(inputs: Inputs) -> Inputs:
+    return with_picture(inputs) | {"denoise": 0.7}
+
+
+def with_picture(inputs: Inputs) -> Inputs:
+    """A given picture in place of an empty latent."""
+    shape = inputs["latent_image"]["samples"].shape
+    picture = torch.randn(shape, generator=torch.Generator().manual_seed(16))
+    return inputs | {"latent_image": inputs["latent_image"] | {"samples": picture}}
+
+
+def inpaint(inputs: Inputs, mask: torch.Tensor | None = None) -> Inputs:
+    """SetLatentNoiseMask with a hard mask in pixels: the left half stays."""
+    inputs = with_picture(inputs)
+    if mask is None:
+        mask = (pixel_ramp(inputs) > 0.5).float()
+    (latent,) = comfy_nodes.SetLatentNoiseMask().set_mask(inputs["latent_image"], mask)
+    return inputs | {"latent_image": latent}
+
+
+def inpaint_softly(inputs: Inputs) -> Inputs:
+    """A mask from 0 on the left to 1 on the right."""
+    return inpaint(inputs, pixel_ramp(inputs))
+
+
+def differential_diffusion(inputs: Inputs) -> Inputs:
+    inputs = inpaint_softly(inputs)
+    return inputs | {"model": DifferentialDiffusion.execute(inputs["model"], 1.0).args[0]}
+
+
+def inpainting_conditioning(inputs: Inputs) -> Inputs:
+    """For an inpainting checkpoint: the mask and the masked picture are channels of the model's input."""
+    vae = SimpleNamespace(encode=lambda pixels: pixels.movedim(-1, 1)[:, [0, 1, 2, 0], ::8, ::8] - 0.5)
+    positive, negative, latent = comfy_nodes.InpaintModelConditioning().encode(
+        inputs["positive"], inputs["negative"], hint(inputs), vae, (pixel_ramp(inputs) > 0.5).float(), True
+    )
+    return inputs | {"positive": positive, "negative": negative, "latent_image": latent}
+
+
+def pixel_ramp(inputs: Inputs) -> torch.Tensor:
+    """A mask (1, height, width) in pixels that rises from 0 to 1."""
+    _, height, width, _ = hint(inputs).shape
+    return torch.linspace(0, 1, width).expand(1, height, width)
+
+
+# Prompts
+
+
+def another_prompt(inputs: Inputs, seed: int = 17, tokens: int = 7) -> list:
+    ((prompt, values),) = inputs["positive"]
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, tokens, prompt.shape[-1], generator=generator), dict(values)]]
+
+
+def combined(inputs: Inputs, other: list | None = None) -> Inputs:
+    (positive,) = comfy_nodes.ConditioningCombine().combine(inputs["positive"], other or another_prompt(inputs))
+    return inputs | {"positive": positive}
+
+
+def averaged(inputs: Inputs) -> Inputs:
+    (positive,) = comfy_nodes.ConditioningAverage().addWeighted(inputs["positive"], another_prompt(inputs), 0.6)
+    return inputs | {"positive": positive}
+
+
+def zeroed(inputs: Inputs) -> Inputs:
+    (negative,) = comfy_nodes.ConditioningZeroOut().zero_out(inputs["negative"])
+    return inputs | {"negative": negative}
+
+
+def area(inputs: Inputs) -> Inputs:
+    """A second prompt for a box, given in pixels."""
+    _, height, width, _ = hint(inputs).shape
+    box = (width // 2, height // 2, width // 4, height // 4)
+    (boxed,) = comfy_nodes.ConditioningSetArea().append(another_prompt(inputs), *box, 1.5)
+    return combined(inputs, boxed)
+
+
+def percentage_area(inputs: Inputs) -> Inputs:
+    (boxed,) = comfy_nodes.ConditioningSetAreaPercentage().append(another_prompt(inputs), 0.5, 0.75, 0.25, 0.25, 1.5)
+    return combined(inputs, boxed)
+
+
+def masked_prompt(inputs: Inputs, bounds: str = "default") -> Inputs:
+    mask = (pixel_ramp(inputs) > 0.5).float()
+    (masked,) = comfy_nodes.ConditioningSetMask().append(another_prompt(inputs), mask, bounds, 0.8)
+    return combined(inputs, masked)
+
+
+def masked_prompt_in_bounds(inputs: Inputs) -> Inputs:
+    """The prompt is evaluated on the mask's bounding box only."""
+    return masked_prompt(inputs, "mask bounds")
+
+
+def prompt_for_a_while(inputs: Inputs) -> Inputs:
+    """One positive prompt in the first half of the run, another after it."""
+    early = comfy_nodes.ConditioningSetTimestepRange().set_range(inputs["positive"], 0.0, 0.55)[0]
+    late = comfy_nodes.ConditioningSetTimestepRange().set_range(another_prompt(inputs), 0.55, 1.0)[0]
+    return inputs | {"positive": early + late}
+
+
+def longer_negative_prompt(inputs: Inputs, tokens: int = 14) -> Inputs:
+    """Prompts of 7 and 14 tokens, which the host pads to one length."""
+    return inputs | {"negative": another_prompt(inputs, seed=18, tokens=tokens)}
+
+
+def unequal_negative_prompt(inputs: Inputs) -> Inputs:
+    """Prompts of 7 and 5 tokens, which the host evaluates in calls of their own."""
+    return longer_negative_prompt(inputs, tokens=5)
+
+
 def regions(inputs: Inputs) -> Inputs:
     """Two more positive prompts, for a box and under a mask: more rows than a pair, of two sizes."""
     ((prompt, values),) = inputs["positive"]
@@ -115,7 +399,7 @@ def regions(inputs: Inputs) -> Inputs:
     return inputs | {"positive": [*inputs["positive"], boxed, masked]}
 
 
-COMPANIONS: dict[str, Callable[[Inputs], Inputs]] = {
+COMPANIONS: dict[str, Companion] = {
     companion.__name__: companion
     for companion in (controlnet, t2i_adapter, lora, lora_hooks, freeu, pag, sag, ip_adapter, gligen)
 }
@@ -163,9 +447,26 @@ def fill(network: torch.nn.Module, seed: int = 10) -> None:
         weight.data = values
 
 
-def _with_control(inputs: Inputs, control: comfy.controlnet.ControlBase) -> Inputs:
-    hint = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(14))
+def hint(inputs: Inputs) -> torch.Tensor:
+    """A picture of the latent's size in pixels."""
+    height, width = (8 * side for side in inputs["latent_image"]["samples"].shape[-2:])
+    return torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(14))
+
+
+def _controlnet_for(model: ModelPatcher, seed: int) -> comfy.controlnet.ControlNet:
+    config = dict(model.model.model_config.unet_config)
+    config.pop("out_channels")
+    network = comfy.cldm.cldm.ControlNet(
+        **config, hint_channels=3, operations=comfy.ops.disable_weight_init, device=CPU
+    )
+    fill(network, seed)
+    return comfy.controlnet.ControlNet(network, load_device=CPU)
+
+
+def _with_control(
+    inputs: Inputs, control: comfy.controlnet.ControlBase, strength: float, start: float, end: float
+) -> Inputs:
     positive, negative = comfy_nodes.ControlNetApplyAdvanced().apply_controlnet(
-        inputs["positive"], inputs["negative"], control, hint, 0.5, 0.0, 1.0
+        inputs["positive"], inputs["negative"], control, hint(inputs), strength, start, end
     )
     return inputs | {"positive": positive, "negative": negative}

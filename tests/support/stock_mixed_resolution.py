@@ -47,9 +47,7 @@ def sample(
     the KSampler's own with the same prompts in both. `callback` takes (step, x0, x, total steps).
     """
     sigmas = sigmas_of(inputs) if sigmas is None else sigmas
-    total = len(sigmas) - 1
-    seed = inputs["seed"]
-    model = _with_whole_schedule(inputs["model"], sigmas)
+    model = with_whole_schedule(inputs["model"], sigmas)
     if guider_for is None:
 
         def guider_for(model: ModelPatcher, _stage: str) -> comfy.samplers.CFGGuider:
@@ -57,8 +55,43 @@ def sample(
 
     picture = inputs["latent_image"]["samples"]
     mask = inputs["latent_image"].get("noise_mask")
-    if mask is not None:
-        mask = comfy.utils.reshape_mask(mask, picture.shape)
+    return two_stages(
+        model,
+        lambda stage, *given, seed: guider_for(model, stage).sample(*given, disable_pbar=True, seed=seed),
+        picture,
+        comfy.samplers.sampler_object(inputs["sampler_name"]),
+        sigmas,
+        None if mask is None else comfy.utils.reshape_mask(mask, picture.shape),
+        callback,
+        seed=inputs["seed"],
+        low=low,
+        switch=switch,
+        upscale_method=upscale_method,
+        batch_index=batch_index,
+    )
+
+
+def two_stages(
+    model: ModelPatcher,
+    sample_stage: Callable[..., torch.Tensor],
+    picture: torch.Tensor,
+    sampler: Any,
+    sigmas: torch.Tensor,
+    mask: torch.Tensor | None,
+    callback: Callable | None,
+    *,
+    seed: int,
+    low: Size,
+    switch: int,
+    upscale_method: str = "bilinear",
+    batch_index: list[int] | None = None,
+) -> torch.Tensor:
+    """`switch` steps at `low` sides and the rest at full size.
+
+    `sample_stage(stage, noise, latent, sampler, sigmas, mask, callback, seed=)` runs a guider in stage "low" or "full".
+    """
+    total = len(sigmas) - 1
+    sigmas = sigmas.clone()  # some samplers write to theirs
     predicted = {}
 
     def at_low_size(step: int, x0: torch.Tensor, x: torch.Tensor, _total: int) -> None:
@@ -71,34 +104,34 @@ def sample(
             callback(switch + step, x0, x, total)
 
     small = F.interpolate(picture, size=low, mode="bilinear", antialias=True)
-    guider_for(model, "low").sample(
+    returned = sample_stage(
+        "low",
         comfy.sample.prepare_noise(small, seed, batch_index),
         small,
-        comfy.samplers.sampler_object(inputs["sampler_name"]),
+        sampler,
         sigmas[: switch + 1].clone(),
-        denoise_mask=None if mask is None else F.interpolate(mask, size=low, mode="bilinear"),
-        callback=at_low_size,
-        disable_pbar=True,
+        None if mask is None else F.interpolate(mask, size=low, mode="bilinear"),
+        at_low_size,
         seed=seed,
     )
-    x0 = model.model.process_latent_out(predicted["x0"])
+    x0 = model.model.process_latent_out(predicted["x0"]) if predicted else returned
     start = comfy.utils.common_upscale(x0, picture.shape[-1], picture.shape[-2], upscale_method, "disabled")
     if mask is not None:
         weight = _mask_at(model, mask, sigmas[switch])
         start = start * weight + picture * (1 - weight)
-    return guider_for(model, "full").sample(
+    return sample_stage(
+        "full",
         comfy.sample.prepare_noise(picture, seed + 1, batch_index),
         start,
-        comfy.samplers.sampler_object(inputs["sampler_name"]),
+        sampler,
         sigmas[switch:].clone(),
-        denoise_mask=mask,
-        callback=at_full_size,
-        disable_pbar=True,
+        mask,
+        at_full_size,
         seed=seed + 1,
     )
 
 
-def _with_whole_schedule(model: ModelPatcher, sigmas: torch.Tensor) -> ModelPatcher:
+def with_whole_schedule(model: ModelPatcher, sigmas: torch.Tensor) -> ModelPatcher:
     """A clone whose denoise mask function, if it has one, takes the sigmas of both stages for its schedule."""
     original = model.model_options.get("denoise_mask_function")
     model = model.clone()

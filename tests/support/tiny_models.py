@@ -19,6 +19,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 CPU = torch.device("cpu")
 POOLED_WIDTH = 1280  # SDXL's: its model class counts on it
+ONE_LAYER = {"num_res_blocks": [1, 1], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1]}
 Conditioning = list[list[Any]]
 Latent = dict[str, Any]
 
@@ -30,11 +31,24 @@ def sd15(*, in_channels: int = 4, seed: int = 0) -> ModelPatcher:
     return _patcher(config.get_model({}, device=CPU), seed)
 
 
-def small_unet(*, seed: int = 0) -> ModelPatcher:
-    """SD1.5-shaped, with one layer on each of two levels (4 input blocks): for tests that pay by the block."""
-    one_layer = {"num_res_blocks": [1, 1], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1]}
-    config = supported_models.SD15(_unet_config(4, channel_mult=[1, 2], depths=[1, 1], **one_layer))
+def small_unet(
+    *, in_channels: int = 4, weights: torch.dtype = torch.float32, compute: torch.dtype | None = None, seed: int = 0
+) -> ModelPatcher:
+    """SD1.5-shaped, with one layer on each of two levels (4 input blocks): for tests that pay by the block.
+
+    Where `compute` is given, `weights` are only stored in their number format, and cast to that one when used.
+    """
+    config = supported_models.SD15(_unet_config(in_channels, channel_mult=[1, 2], depths=[1, 1], **ONE_LAYER))
     config.unet_config["num_heads"] = 4
+    config.set_inference_dtype(weights, compute)
+    return _patcher(config.get_model({}, device=CPU), seed)
+
+
+def small_unclip(*, seed: int = 0) -> ModelPatcher:
+    """As `small_unet`, made to see a picture besides the prompt, as SD2.1 unCLIP is."""
+    unet_config = _unet_config(4, channel_mult=[1, 2], depths=[1, 1], use_linear_in_transformer=True, **ONE_LAYER)
+    config = supported_models.SD21UnclipL(unet_config | {"adm_in_channels": 2 * 768, "num_classes": "sequential"})
+    config.unet_config["num_head_channels"] = 16
     return _patcher(config.get_model({}, device=CPU), seed)
 
 

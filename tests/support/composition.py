@@ -1,0 +1,354 @@
+"""What users combine PostDiff with (rows), what PostDiff is asked for (columns), and what comes of it (cells).
+
+A row is a companion and the sampler nodes of a graph, a column is techniques put on the model by the pack's nodes, and
+`cell` runs both together. To draw graphs at random, take any row's `inputs()`, change them, put techniques on the model
+and give them to `row.sample`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+
+import companions
+import pack_nodes
+import sampler_nodes
+import tiny_models
+from companions import Companion, Inputs
+from compare import TOLERANCE, inputs_with_prompts, largest_difference
+from computed_in_full import InFull, Work
+from postdiff.postdiff_core import patch
+from reference import Techniques
+from sampler_nodes import Sample
+
+STEPS = 8
+MIXED, DEEP, CROSS, CUT = "mixed resolution", "deep cache", "cross-attention cache", "guidance cut-off"
+TOGETHER = "all together"
+COLUMNS = {
+    MIXED: Techniques(low_res_scale=0.5, low_res_until=0.5),
+    DEEP: Techniques(interval=2, depth=2),
+    CROSS: Techniques(cross_attn_start=0.6),
+    CUT: Techniques(cutoff_start=0.7),
+    TOGETHER: Techniques(
+        low_res_scale=0.5, low_res_until=0.5, interval=2, depth=2, cross_attn_start=0.6, cutoff_start=0.7
+    ),
+}
+TECHNIQUES = {
+    DEEP: pack_nodes.with_deep_cache,
+    CROSS: pack_nodes.with_cross_attn_cache,
+    CUT: pack_nodes.with_cfg_cutoff,
+    MIXED: pack_nodes.with_mixed_resolution,
+}
+REFUSALS = {
+    DEEP: r"Deep cache cannot act on .* is no image U-Net with skip connections",
+    CROSS: r"The cross-attention cache cannot act on .* has no cross-attention layers",
+    CUT: r"Guidance was not dropped: \w+ evaluates 3 conditionings",
+    MIXED: r"All steps run at full size: (no noise is added|the latent is nested|the latent has 5 dimensions)",
+}
+"""The reasons a technique may refuse for: no others are allowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One thing that users combine PostDiff with.
+
+    `companion` adds it to a KSampler's inputs, `sample` is the part of the graph that samples. `model`, `latent` (the
+    arguments of `tiny_models.latent`; 16 x 16 and empty if there are none) and `given` make the inputs it is added to.
+    Rows of one `line` share a line of the table.
+    """
+
+    name: str
+    group: str
+    companion: Companion = companions.nothing
+    sample: Sample = sampler_nodes.ksampler
+    model: Callable[..., ModelPatcher] = tiny_models.small_unet
+    latent: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    line: str = ""
+    refuses: frozenset[str] = frozenset()
+    """Techniques that cannot act here."""
+    idle: frozenset[str] = frozenset()
+    """Techniques that have nothing to leave out here: the latent is the stock one."""
+    same_as_ksampler: bool = False
+    """The nodes are another way to write down the KSampler's own run."""
+    not_compared: str = ""
+    """Why the run in full is no reference here: the cells show that it runs, not that it is exact."""
+    in_full: Companion | None = None
+    """The companion in the reference run, where hooks on layers do not work beside the real one; no work is counted."""
+    batch_index: list[int] | None = None
+    tolerance: float = TOLERANCE
+
+    def without(self) -> Inputs:
+        """A KSampler's inputs on a fresh model, without the companion."""
+        model = self.model()
+        inputs = inputs_with_prompts(model, scheduler="simple", steps=STEPS)
+        return inputs | {"latent_image": tiny_models.latent(model, **self.latent)} if self.latent else inputs
+
+    def inputs(self) -> Inputs:
+        """The inputs with the companion. Every call builds a model of its own."""
+        return self.companion(self.without() | dict(self.given))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What came of a row and a column."""
+
+    row: Row
+    column: str
+    state: str  # "exact", "runs" or "refused"
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why techniques refused, by technique."""
+
+
+class Runs:
+    """Told of each run of a patched model."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+
+    def on_plan(self, plan: Any, notes: Sequence[str]) -> None: ...
+    def on_step(self, index: int) -> None: ...
+    def on_report(self, report: dict[str, Any]) -> None:
+        self.reports.append(report)
+
+    @property
+    def notes(self) -> list[str]:
+        return [note for report in self.reports for note in report["notes"]]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What one queue of a graph gave and did."""
+
+    latents: list[torch.Tensor]
+    work: list[int]
+    runs: Runs
+    refusals: dict[str, str]
+
+
+def techniques_of(column: str) -> list[str]:
+    return list(TECHNIQUES) if column == TOGETHER else [column]
+
+
+def patched(model: ModelPatcher, column: str) -> tuple[ModelPatcher, dict[str, str]]:
+    """The model with the techniques of a column, and the reasons of those that refuse it."""
+    refusals = {}
+    for name in techniques_of(column):
+        try:
+            model = TECHNIQUES[name](model, COLUMNS[column])
+        except ValueError as error:
+            refusals[name] = str(error)
+    return model, refusals
+
+
+def sampled(sample: Sample, inputs: Inputs, column: str | None = None, *, counted: bool = True) -> Sampled:
+    """A graph as it is, or with the techniques of a column."""
+    runs, refusals = Runs(), {}
+    if column is not None:
+        model, refusals = patched(inputs["model"], column)
+        inputs = inputs | {"model": model}
+        carried = patch.carried_by(model)
+        carried.observers = (*carried.observers, runs)
+    work = Work(inputs["model"].model.diffusion_model)
+    with work.counted() if counted else contextlib.nullcontext():
+        latents = sample(inputs)
+    for technique, pattern in REFUSALS.items():
+        said = [note for note in runs.notes if re.match(pattern, note)]
+        refusals |= {technique: said[0]} if said else {}
+    return Sampled(latents, work.in_order(), runs, refusals)
+
+
+@functools.cache
+def stock(row: Row) -> Sampled:
+    """The row without PostDiff."""
+    return sampled(row.sample, row.inputs(), counted=row.in_full is None)
+
+
+@functools.cache
+def alone(model: Callable[..., ModelPatcher], latent: tuple, column: str) -> Sampled:
+    """A KSampler with PostDiff and nothing else."""
+    row = Row("alone", "", model=model, latent=dict(latent))
+    return sampled(sampler_nodes.ksampler, row.inputs(), column)
+
+
+def in_full(row: Row, column: str, reports: Sequence[dict[str, Any]]) -> Sampled:
+    """The row with everything computed, and what the techniques reuse put in its place."""
+    inputs = (row.in_full or row.companion)(row.without() | dict(row.given))
+    reference = InFull(inputs["model"].model.diffusion_model, COLUMNS[column], reports, row.batch_index)
+    with reference.substituting() as work:
+        latents = row.sample(inputs)
+    return Sampled(latents, work.in_order(), Runs(), {})
+
+
+def cell(row: Row, column: str) -> Cell:
+    """Run a cell; AssertionError says what is wrong about it."""
+    before = stock(row)
+    together = sampled(row.sample, row.inputs(), column, counted=row.in_full is None)
+    asked = set(techniques_of(column))
+    refused = row.refuses & asked
+    assert together.refusals.keys() == refused, f"refused: {together.refusals}"
+    for technique, reason in together.refusals.items():
+        assert re.match(REFUSALS[technique], reason), reason
+    assert all(torch.isfinite(latent).all() for latent in together.latents)
+    if refused == asked or row.idle & asked == asked - refused:
+        assert difference(together, before) == 0, "nothing acts here, but the latent is another"
+        assert together.work == before.work
+        return Cell(row, column, "refused" if refused else "exact", together.refusals)
+    assert difference(together, before) > 10 * TOLERANCE, "without PostDiff the latent is the same"
+    _check_without_companion(row, column, together)
+    if row.not_compared:
+        assert sum(together.work) < sum(before.work)
+        return Cell(row, column, "runs", together.refusals)
+    expected = in_full(row, column, together.runs.reports)
+    if row.in_full is None:
+        assert together.work == expected.work, "the work executed is not the work planned"
+        _check_report(together, before)
+    assert difference(together, expected) < row.tolerance
+    return Cell(row, column, "exact", together.refusals)
+
+
+def difference(one: Sampled, other: Sampled) -> float:
+    assert len(one.latents) == len(other.latents)
+    return max(map(largest_difference, one.latents, other.latents))
+
+
+def _check_without_companion(row: Row, column: str, together: Sampled) -> None:
+    if row.companion is companions.nothing and row.sample is sampler_nodes.ksampler and not row.given:
+        return  # a row of a model or a size: there is nothing to remove
+    plain = alone(row.model, tuple(row.latent.items()), column)
+    if [latent.shape for latent in together.latents] != [latent.shape for latent in plain.latents]:
+        return
+    if row.same_as_ksampler:
+        assert difference(together, plain) == 0, "the nodes give another latent than the KSampler"
+    else:
+        assert difference(together, plain) > 10 * TOLERANCE, "without the companion the latent is the same"
+
+
+def _check_report(together: Sampled, before: Sampled) -> None:
+    """Where a stock run does what the report says it would, the run itself did what the report says."""
+    totals = together.runs.reports[0]["totals"]
+    if len(together.runs.reports) == 1 and totals["macs_stock"] == sum(before.work):
+        assert totals["macs"] == sum(together.work), "the report counts other work than was done"
+
+
+# Rows
+
+UNET, SD15 = tiny_models.small_unet, tiny_models.sd15
+DIFFUSION_TRANSFORMER = frozenset({DEEP})
+NO_GUIDANCE = frozenset({CUT})
+
+
+SAMPLERS = "Samplers, each with every scheduler"
+_NODES = "Sampler nodes and guiders"
+_PICTURES = "Pictures and masks"
+_PROMPTS = "Prompts"
+_CONTROLS = "Control and style"
+_PATCHES = "Model patches"
+_SAMPLING = "Model sampling"
+_MODELS = "Models"
+_GRAPHS = "Graphs, sizes and batches"
+_PICTURE = {"seed": 16}  # a latent with a picture in it
+
+_ROWS = [
+    *(
+        Row(
+            f"{sampler}, {scheduler}",
+            SAMPLERS,
+            given={"sampler_name": sampler, "scheduler": scheduler},
+            line=sampler,
+        )
+        for sampler in comfy.samplers.SAMPLER_NAMES
+        for scheduler in comfy.samplers.SCHEDULER_NAMES
+    ),
+    Row("KSampler, cfg 1", _NODES, given={"cfg": 1.0}, idle=NO_GUIDANCE),
+    Row("KSamplerAdvanced, a slice", _NODES, sample=sampler_nodes.last_steps, latent=_PICTURE),
+    Row("KSamplerAdvanced twice, leftover noise", _NODES, sample=sampler_nodes.two_slices, refuses=frozenset({MIXED})),
+    Row("KSamplerAdvanced, add_noise off", _NODES, sample=sampler_nodes.noisy_latent, refuses=frozenset({MIXED})),
+    Row("SamplerCustom", _NODES, sample=sampler_nodes.sampler_custom, same_as_ksampler=True),
+    Row("SamplerCustomAdvanced, CFGGuider", _NODES, sample=sampler_nodes.with_cfg_guider, same_as_ksampler=True),
+    Row("SamplerCustomAdvanced, BasicGuider", _NODES, sample=sampler_nodes.with_basic_guider, idle=NO_GUIDANCE),
+    Row("DualCFGGuider", _NODES, sample=sampler_nodes.with_dual_cfg_guider, refuses=NO_GUIDANCE),
+    Row("DualCFGGuider, nested", _NODES, sample=sampler_nodes.with_nested_dual_cfg_guider, refuses=NO_GUIDANCE),
+    Row("PerpNegGuider", _NODES, sample=sampler_nodes.with_perp_neg_guider, refuses=NO_GUIDANCE),
+    Row("img2img, denoise 0.7", _PICTURES, companions.img2img),
+    Row("inpainting, mask", _PICTURES, companions.inpaint),
+    Row("inpainting, soft mask", _PICTURES, companions.inpaint_softly),
+    Row("DifferentialDiffusion", _PICTURES, companions.differential_diffusion),
+    Row(
+        "inpainting checkpoint",
+        _PICTURES,
+        companions.inpainting_conditioning,
+        model=functools.partial(tiny_models.small_unet, in_channels=9),
+    ),
+    Row("ConditioningCombine", _PROMPTS, companions.combined),
+    Row("ConditioningAverage", _PROMPTS, companions.averaged),
+    Row("ConditioningZeroOut", _PROMPTS, companions.zeroed),
+    Row("ConditioningSetArea", _PROMPTS, companions.area),
+    Row("ConditioningSetAreaPercentage", _PROMPTS, companions.percentage_area),
+    Row("ConditioningSetMask", _PROMPTS, companions.masked_prompt),
+    Row("ConditioningSetMask, mask bounds", _PROMPTS, companions.masked_prompt_in_bounds),
+    Row("ConditioningSetTimestepRange", _PROMPTS, companions.prompt_for_a_while),
+    Row("prompts of 7 and 14 tokens", _PROMPTS, companions.longer_negative_prompt),
+    Row("prompts of 7 and 5 tokens", _PROMPTS, companions.unequal_negative_prompt),
+    Row("ControlNet", _CONTROLS, companions.controlnet),
+    Row("ControlNet, two chained", _CONTROLS, companions.two_controlnets),
+    Row("ControlNet, start and end percent", _CONTROLS, companions.controlnet_for_a_while),
+    Row("ControlNet, old node (uncond too)", _CONTROLS, companions.controlnet_of_the_positive_prompt),
+    Row("T2I-Adapter", _CONTROLS, companions.t2i_adapter, model=SD15),
+    Row("GLIGEN", _CONTROLS, companions.gligen),
+    Row("unCLIP", _CONTROLS, companions.unclip, model=tiny_models.small_unclip),
+    Row("LoRA", _CONTROLS, companions.lora),
+    Row("LoRA hooks", _CONTROLS, companions.lora_hooks),
+    Row("LoRA hooks with keyframes", _CONTROLS, companions.lora_hooks_with_keyframes),
+    Row("IPAdapter (attn2 replaced)", _CONTROLS, companions.ip_adapter),
+    Row("FreeU", _PATCHES, companions.freeu),
+    Row("FreeU_V2", _PATCHES, companions.freeu_v2),
+    Row("PerturbedAttentionGuidance", _PATCHES, companions.pag),
+    Row("SelfAttentionGuidance", _PATCHES, companions.sag),
+    Row("SkipLayerGuidanceDiT", _PATCHES, companions.slg, model=tiny_models.auraflow),
+    Row("SkipLayerGuidanceDiTSimple", _PATCHES, companions.slg_simple, model=tiny_models.auraflow),
+    Row("HyperTile", _PATCHES, companions.hypertile),
+    Row("TomePatchModel", _PATCHES, companions.tome),
+    Row("PatchModelAddDownscale (Deep Shrink)", _PATCHES, companions.deep_shrink),
+    Row("RescaleCFG", _PATCHES, companions.rescale_cfg),
+    Row("APG", _PATCHES, companions.apg),
+    Row("CFGZeroStar", _PATCHES, companions.cfg_zero_star),
+    Row("Mahiro", _PATCHES, companions.mahiro),
+    Row("CFGOverride", _PATCHES, companions.cfg_override),
+    Row("EasyCache", _PATCHES, companions.easy_cache),
+    Row("LazyCache", _PATCHES, companions.lazy_cache),
+    Row("TorchCompileModel", _PATCHES, companions.compiled, in_full=companions.nothing),
+    Row("ModelMergeSimple", _PATCHES, companions.merged(UNET)),
+    Row("ModelMergeBlocks", _PATCHES, companions.merged_by_blocks(UNET)),
+    Row("ModelSamplingDiscrete, zsnr", _SAMPLING, companions.model_sampling("eps", zsnr=True)),
+    Row("ModelSamplingDiscrete, v_prediction", _SAMPLING, companions.model_sampling("v_prediction")),
+    Row("ModelSamplingDiscrete, v_prediction, zsnr", _SAMPLING, companions.model_sampling("v_prediction", zsnr=True)),
+    Row("ModelSamplingDiscrete, lcm", _SAMPLING, companions.model_sampling("lcm"), given={"sampler_name": "lcm"}),
+    Row("ModelSamplingContinuousEDM", _SAMPLING, companions.edm),
+    Row("SD1.5", _MODELS, model=SD15),
+    Row("SD2", _MODELS, model=tiny_models.sd2),
+    Row("SDXL", _MODELS, model=tiny_models.sdxl),
+    Row("LCM", _MODELS, model=tiny_models.lcm, given={"sampler_name": "lcm", "cfg": 1.0}, idle=NO_GUIDANCE),
+    Row("PixArt-alpha", _MODELS, model=tiny_models.pixart_alpha, refuses=DIFFUSION_TRANSFORMER),
+    Row("PixArt-sigma", _MODELS, model=tiny_models.pixart_sigma, refuses=DIFFUSION_TRANSFORMER),
+    Row("fp16 weights", _MODELS, model=functools.partial(UNET, weights=torch.float16)),
+    Row("bf16 weights", _MODELS, model=functools.partial(UNET, weights=torch.bfloat16)),
+    Row("fp8 weights", _MODELS, model=functools.partial(UNET, weights=torch.float8_e4m3fn, compute=torch.float32)),
+    Row("two samplers of different sizes", _GRAPHS, sample=sampler_nodes.two_sizes),
+    Row("tiles, a run each", _GRAPHS, sample=sampler_nodes.tiles, latent=_PICTURE),
+    Row("a batch of two", _GRAPHS, latent={"batch": 2}),
+    Row("batch_index", _GRAPHS, sample=sampler_nodes.postdiff_ksampler, batch_index=[3, 5]),
+    Row("wide latent, 16 x 24", _GRAPHS, latent={"height": 16, "width": 24}),
+    Row("odd latent, 15 x 17", _GRAPHS, latent={"height": 15, "width": 17}),
+    Row("prompts evaluated one by one (little memory)", _GRAPHS, sample=sampler_nodes.in_little_memory),
+    Row("ContextWindowsManual", _GRAPHS, companions.context_windows, latent={"batch": 6}),
+]
+ROWS = {row.name: row for row in _ROWS}

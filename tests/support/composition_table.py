@@ -1,0 +1,88 @@
+"""The table of what PostDiff composes with, docs/composes_with.md, from cells that the tests have computed."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+import comfyui_version
+import torch
+
+from composition import COLUMNS, ROWS, TOGETHER, Cell, Row
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "composes_with.md"
+
+INTRODUCTION = """\
+# What PostDiff composes with
+
+Written by `python dev.py test --full tests/host/test_matrix.py` on {date} with ComfyUI {host} and torch {torch}:
+{cells} combinations, each of them a test that fails if what stands here stops being true. The nodes are ComfyUI's own,
+the networks small and of random weights.
+
+- **exact**: the latent equals that of a run in which everything is computed and what the techniques reuse is then put
+  in its place (within rounding, {tolerance:g} of the largest value; exactly where there is nothing to leave out), the
+  multiply-accumulates executed are those planned, and taking either partner away changes the latent.
+- **runs**: the same without that reference; the note says why there is none.
+- **refused**: the technique says that it cannot act there, and why; the latent is the stock one. Where all techniques
+  are together, the others act all the same.
+"""
+
+
+class Table:
+    def __init__(self) -> None:
+        self._cells: dict[tuple[str, str], Cell] = {}
+
+    def add(self, cell: Cell) -> None:
+        self._cells[cell.row.name, cell.column] = cell
+
+    def is_complete(self) -> bool:
+        return len(self._cells) == len(ROWS) * len(COLUMNS)
+
+    def write(self) -> None:
+        PAGE.write_text(self.page(), encoding="utf-8")
+
+    def page(self) -> str:
+        """The whole page as Markdown."""
+        self._notes: list[str] = []
+        parts = [
+            INTRODUCTION.format(
+                date=datetime.date.today().isoformat(),
+                host=comfyui_version.__version__,
+                torch=torch.__version__,
+                cells=len(self._cells),
+                tolerance=1e-5,
+            )
+        ]
+        for group, rows in groupby(ROWS.values(), key=lambda row: row.group):
+            parts.append(f"## {group}\n\n{self._group(rows)}\n")
+        parts.append("\n".join(f"{number}. {note}" for number, note in enumerate(self._notes, start=1)))
+        return "\n".join(parts) + "\n"
+
+    def _group(self, rows: Iterable[Row]) -> str:
+        lines = [["", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+        for line, together in groupby(rows, key=lambda row: row.line or row.name):
+            together = list(together)
+            lines.append(
+                [line, *(self._entry([self._cells[row.name, column] for row in together]) for column in COLUMNS)]
+            )
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def _entry(self, cells: list[Cell]) -> str:
+        worst = max(cells, key=lambda cell: ("exact", "runs", "refused").index(cell.state))
+        notes = [self._number(note) for note in self._notes_of(worst)]
+        return worst.state + "".join(f" [{number}]" for number in notes)
+
+    def _notes_of(self, cell: Cell) -> list[str]:
+        notes = [f"{technique}: {reason}" for technique, reason in cell.reasons.items()]
+        if cell.state == "runs":
+            notes.append(cell.row.not_compared)
+        if cell.column != TOGETHER and cell.column in cell.row.idle:
+            notes.append("There is nothing to leave out: the latent is the stock one.")
+        return notes
+
+    def _number(self, note: str) -> int:
+        if note not in self._notes:
+            self._notes.append(note)
+        return self._notes.index(note) + 1
