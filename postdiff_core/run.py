@@ -220,6 +220,7 @@ class Run:
             guider.model_options = original
             for cache in self._caches:
                 cache.clear()
+            self._wrappers.clear()  # they hold the run: a cycle would keep the patched model until garbage is collected
             self._partners.clear()
             self._roles.clear()
 

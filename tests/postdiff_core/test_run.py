@@ -1,6 +1,7 @@
 """A run leaves nothing behind: not when it ends, not when it fails, not when it is interrupted, at whatever step."""
 
 import gc
+import weakref
 
 import comfy.model_management
 import pytest
@@ -117,6 +118,21 @@ def test_what_was_cached_is_freed_at_once(model):
     cached = pack_nodes.report(patched)["cached_bytes"]
     assert cached > 2 * leeway
     assert grown_by_a_run_of(patched) <= grown_by_a_run_of(model) + leeway
+
+
+def test_a_patched_model_that_nobody_holds_any_more_is_gone_at_once(model, caplog):
+    """Or the host, which watches for that, collects all garbage before every run and warns of a leak."""
+    patched = pack_nodes.patched(model, WITHOUT_DEEP_CACHE if tiny_models.is_transformer(model) else EVERYTHING)
+    gone = weakref.ref(patched)
+    gc.disable()
+    try:
+        sample(patched)
+        del patched
+        assert gone() is None
+    finally:
+        gc.enable()
+    sample(model)
+    assert not [said for said in caplog.messages if "leak" in said]
 
 
 @pytest.mark.parametrize(("action", "error"), [(fail, LayerError), (interrupt, InterruptProcessingException)])
