@@ -23,6 +23,7 @@ SHIPPED = Path(__file__).parent.parent
 SIDE = 64
 SHEET_COLUMNS = 24
 FOREGROUND = 0.1  # smallest difference from the background, of 1, in any channel
+SMALLEST_OBJECT = 0.05  # of two, in shares of their foreground
 
 
 def background_colour(picture: np.ndarray) -> np.ndarray:
@@ -73,18 +74,19 @@ def crop_to_foreground(picture: np.ndarray) -> np.ndarray:
 
 
 def crops_of_two(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The foregrounds of a picture's two halves, parted where less foreground lies on the seam."""
+    """The foregrounds of a picture's two halves, parted where both hold some and less lies on the seam."""
     mask = foreground_mask(picture)
-    height, width = mask.shape
-    middle_row, middle_column = height // 2, width // 2
-    across_rows = mask[middle_row - 1 : middle_row + 1].mean()
-    across_columns = mask[:, middle_column - 1 : middle_column + 1].mean()
-    if across_rows < across_columns:
-        halves = np.s_[:middle_row, :], np.s_[middle_row:, :]
-    else:
-        halves = np.s_[:, :middle_column], np.s_[:, middle_column:]
-    first, second = (_crop(picture[half], mask[half]) for half in halves)
-    return first, second
+    row, column = mask.shape[0] // 2, mask.shape[1] // 2
+    above, left = np.s_[:row, :], np.s_[:, :column]
+    below, right = np.s_[row:, :], np.s_[:, column:]
+    partings = [(above, below, mask[row - 1 : row + 1].mean()), (left, right, mask[:, column - 1 : column + 1].mean())]
+
+    def badness(parting: tuple) -> tuple[bool, float]:
+        one, other, on_seam = parting
+        return min(mask[one].sum(), mask[other].sum()) < SMALLEST_OBJECT * mask.sum(), on_seam
+
+    one, other, _ = min(partings, key=badness)
+    return _crop(picture[one], mask[one]), _crop(picture[other], mask[other])
 
 
 class Judge:

@@ -67,7 +67,9 @@ def test_an_object_at_the_border_does_not_hide_the_background(judge):
 
 
 @pytest.mark.parametrize(
-    "places", [((8, 8), (70, 80)), ((20, 10), (60, 75)), ((4, 40), (80, 50))], ids=["apart", "beside", "above"]
+    "places",
+    [((8, 8), (70, 80)), ((20, 10), (60, 75)), ((4, 40), (80, 50)), ((4, 26), (4, 64))],
+    ids=["apart", "beside", "above", "touching the middle"],
 )
 def test_two_objects_are_judged_each_for_itself_in_either_order(judge, places):
     (first, second), prompt = places, Prompt("noto", ("blue ring", "red ring"))
