@@ -43,10 +43,12 @@ class Branch(NamedTuple):
     """What tells one chunk of a batch from every other in the same evaluation, and is the same in the next one.
 
     `model_pass` counts the guider's calls of calc_cond_batch in an evaluation: PAG and SAG repeat a conditioning (and
-    its uuid) in a pass of their own. `occurrence` tells apart the copies that areas make of one conditioning.
+    its uuid) in a pass of their own. `index` counts the lists of conditionings in that call: a prompt with an area is
+    copied to the other list under its own uuid. `occurrence` tells apart the copies within a list.
     """
 
     model_pass: int
+    index: int
     uuid: Hashable
     occurrence: int
     batch: int
@@ -175,8 +177,9 @@ class Run:
         self._model_pass = -1
         self._pass_is_paired = False
         self._occurrences: Counter = Counter()
-        self._roles: dict[Hashable, Role] = {}
-        self._partners: dict[Hashable, Hashable] = {}
+        self._prompts: dict[Role, set[Hashable]] = {}
+        self._pass_roles: list[Role | None] = []
+        self._partners: dict[tuple[int, Hashable], tuple[int, Hashable]] = {}
         for note in (*notes, *plan.notes):
             self.note(note)
 
@@ -222,7 +225,7 @@ class Run:
                 cache.clear()
             self._wrappers.clear()  # they hold the run: a cycle would keep the patched model until garbage is collected
             self._partners.clear()
-            self._roles.clear()
+            self._prompts.clear()
 
     def enter_stage(self, stage: range) -> None:
         """Begin the stage made of these steps."""
@@ -230,8 +233,8 @@ class Run:
 
     def partner_of(self, branch: Branch) -> Branch | None:
         """The same branch of the other role, where exactly one positive and one negative conditioning ran together."""
-        other = self._partners.get(branch.uuid)
-        return None if other is None else branch._replace(uuid=other)
+        other = self._partners.get((branch.index, branch.uuid))
+        return None if other is None else branch._replace(index=other[0], uuid=other[1])
 
     def measure_caches(self) -> None:
         """Keep the largest number of bytes cached at once, for the report."""
@@ -242,8 +245,11 @@ class Run:
         return [self._role(cond) if cond else None for cond in conds]
 
     def _role(self, cond: Sequence[dict]) -> Role | None:
-        roles = {self._roles.get(entry["uuid"]) for entry in cond}
-        return roles.pop() if len(roles) == 1 else None
+        uuids = {entry["uuid"] for entry in cond}
+        same = [role for role, prompts in self._prompts.items() if uuids == prompts]
+        among = [role for role, prompts in self._prompts.items() if uuids <= prompts]  # context windows take a part
+        found = same or among
+        return found[0] if len(found) == 1 else None
 
     def _predict_noise(self, executor, x, timestep, model_options, seed=None):
         # The one GPU synchronisation of an evaluation.
@@ -259,18 +265,20 @@ class Run:
             self.clock.started.setdefault(step, time.perf_counter())
             for observer in self.observers:
                 observer.on_step(step)
-        if not self._roles:
+        if not self._prompts:
             conds = self.guider.conds
-            for role in ("positive", "negative"):
-                self._roles.update({entry["uuid"]: role for entry in conds.get(role) or ()})
+            self._prompts = {
+                role: {entry["uuid"] for entry in conds[role]} for role in ("positive", "negative") if conds.get(role)
+            }
 
     def _calc_cond_batch(self, executor, model, conds, x, timestep, model_options):
         self._model_pass += 1
         self._occurrences.clear()
-        self._pass_is_paired = set(self.roles_of(conds)) == {"positive", "negative"} and all(len(c) == 1 for c in conds)
+        self._pass_roles = self.roles_of(conds)
+        self._pass_is_paired = set(self._pass_roles) == {"positive", "negative"} and all(len(c) == 1 for c in conds)
         if self._pass_is_paired:
             self.guided_rows = 2
-            one, other = (cond[0]["uuid"] for cond in conds)
+            one, other = ((index, cond[0]["uuid"]) for index, cond in enumerate(conds))
             self._partners.update({one: other, other: one})
         return executor(model, conds, x, timestep, model_options)
 
@@ -287,12 +295,13 @@ class Run:
         window = transformer_options.get("context_window")
         window = None if window is None else tuple(window.index_list)
         rows = []
-        for position, uuid in enumerate(uuids):
-            seen = (uuid, x.device)
-            branch = Branch(max(self._model_pass, 0), uuid, self._occurrences[seen], batch, x.device, window)
+        for position, (index, uuid) in enumerate(zip(transformer_options["cond_or_uncond"], uuids, strict=True)):
+            seen = (index, uuid, x.device)
+            branch = Branch(max(self._model_pass, 0), index, uuid, self._occurrences[seen], batch, x.device, window)
             self._occurrences[seen] += 1
+            role = self._pass_roles[index] if index < len(self._pass_roles) else None
             span = slice(position * batch, (position + 1) * batch)
-            rows.append(Row(branch, self._roles.get(uuid), self._pass_is_paired, span))
+            rows.append(Row(branch, role, self._pass_is_paired, span))
         return tuple(rows)
 
 
