@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from types import CellType, SimpleNamespace
 from typing import Any
 
 import comfy.sample
@@ -110,6 +111,7 @@ def sample_in_two_stages(
     _note_other_noise(run, sampling, batch_index)
     conds = {name: [dict(cond) for cond in group] for name, group in guider.conds.items()}
     _show_whole_run_to_mask_function(guider, sampling.sigmas)
+    forget_low_predictions = _memory_of_guidance_functions(guider, low)
 
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
@@ -118,6 +120,7 @@ def sample_in_two_stages(
 
     run.enter_stage(range(switch, len(run.plan.steps)))
     guider.conds = conds
+    forget_low_predictions()
     height, width = sampling.size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
     return _full_stage(sampling, _keep_outside_mask(guider, sampling, x0, switch), switch, batch_index).run_by(executor)
@@ -222,6 +225,39 @@ def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
         return mask_function(sigma, denoise_mask, extra_options={**extra_options, "sigmas": sigmas.to(sigma.device)})
 
     guider.model_options["denoise_mask_function"] = shown_whole_run
+
+
+def _memory_of_guidance_functions(guider: Any, low: Size) -> Callable[[], None]:
+    """A function that makes the guidance functions of other nodes forget predictions of the low size.
+
+    APG keeps one from step to step and starts anew where sigma rises, as it does between two runs, but not between the
+    stages. What such a function remembered before the run is given back to it.
+    """
+    options = guider.model_options
+    functions = [*options.get("sampler_pre_cfg_function", ()), *options.get("sampler_post_cfg_function", ())]
+    functions.append(options.get("sampler_cfg_function"))
+    remembered = [_closure(function) for function in functions]
+
+    def forget() -> None:
+        for cells in remembered:
+            if any(_is_of_size(cell.cell_contents, low) for cell, _ in cells):
+                for cell, content in cells:
+                    cell.cell_contents = content
+
+    return forget
+
+
+def _closure(function: Callable | None) -> list[tuple[CellType, Any]]:
+    """The variables that a nested function shares with the one around it, and their contents."""
+    cells = []
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # never assigned
+            cells.append((cell, cell.cell_contents))
+    return cells
+
+
+def _is_of_size(value: Any, size: Size) -> bool:
+    return isinstance(value, torch.Tensor) and tuple(value.shape[-2:]) == size
 
 
 def _note_other_noise(run: Run, sampling: Sampling, batch_index: list[int] | None) -> None:
