@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from comfy.patcher_extension import WrappersMP
 
 from .run import Run
@@ -11,10 +12,13 @@ def install(run: Run) -> None:
     """Add the cut-off to a run.
 
     Both results of the guider's pair become the conditional one, so that every guidance function, also those of cfg++
-    samplers that read the negative one, gives the conditional prediction.
+    samplers that read the negative one, gives the conditional prediction. SkipLayerGuidanceDiTSimple evaluates the pair
+    in two calls, the positive one first.
     """
+    alone: tuple[torch.Tensor, torch.Tensor] | None = None  # a latent and its prediction by the positive prompt
 
     def wrapper(executor, model, conds, x, timestep, model_options):
+        nonlocal alone
         if run.step.guided:
             return executor(model, conds, x, timestep, model_options)
         roles = run.roles_of(conds)
@@ -24,6 +28,12 @@ def install(run: Run) -> None:
             kept = [cond if i == positive else None for i, cond in enumerate(conds)]
             out = executor(model, kept, x, timestep, model_options)
             return [out[positive], out[positive]]
+        if roles == ["positive", None] and conds[1] is None:
+            out = executor(model, conds, x, timestep, model_options)
+            alone = x, out[0]
+            return out
+        if roles == [None, "negative"] and conds[0] is None and alone is not None and alone[0] is x:
+            return [alone[1], alone[1]]
         evaluated = sum(cond is not None for cond in conds)
         if evaluated > 1:
             run.note(

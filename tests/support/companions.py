@@ -190,7 +190,7 @@ def slg_simple(inputs: Inputs) -> Inputs:
 
 def hypertile(inputs: Inputs) -> Inputs:
     """Self-attention in tiles; a swap size of 1 draws no random numbers."""
-    return inputs | {"model": HyperTile.execute(inputs["model"], 32, 1, 0, False).args[0]}
+    return inputs | {"model": HyperTile.execute(inputs["model"], 32, 1, 0, False)[0]}
 
 
 def tome(inputs: Inputs) -> Inputs:

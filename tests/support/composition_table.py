@@ -77,7 +77,7 @@ class Table:
     def _notes_of(self, cell: Cell) -> list[str]:
         notes = [f"{technique}: {reason}" for technique, reason in cell.reasons.items()]
         if cell.state == "runs":
-            notes.append(cell.row.not_compared)
+            notes.append(cell.row.not_compared[cell.column])
         if cell.column != TOGETHER and cell.column in cell.row.idle:
             notes.append("There is nothing to leave out: the latent is the stock one.")
         return notes

@@ -20,6 +20,7 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.pixart.pixartms import PixArtMSBlock
+from comfy.model_patcher import ModelPatcher
 
 import stock_mixed_resolution as by_hand
 from reference import Techniques, resized_tokens
@@ -137,13 +138,17 @@ class InFull:
         techniques: Techniques,
         reports: Sequence[dict[str, Any]],
         batch_index: list[int] | None = None,
+        fresh_model: Callable[[], ModelPatcher] | None = None,
     ) -> None:
+        """`fresh_model` makes the model of the second stage, whose patches have seen nothing of the first."""
         self.techniques = techniques
         self.work = Work(network)
         self._reports = iter(reports)
         self._batch_index = batch_index
+        self._fresh_model = fresh_model
         self._cross_attention = cross_attention_outputs(network)
-        self._deep = DeepBranch(network, techniques.depth) if techniques.interval > 1 else None
+        has_deep_branch = techniques.interval > 1 and hasattr(network, "input_blocks")
+        self._deep = DeepBranch(network, techniques.depth) if has_deep_branch else None
 
     @contextlib.contextmanager
     def substituting(self) -> Iterator[Work]:
@@ -189,6 +194,8 @@ class InFull:
             guider.model_options = model.model_options
 
             def stage(name: str, *given: Any, seed: int) -> torch.Tensor:
+                if name == "full" and self._fresh_model is not None:
+                    guider.model_options = by_hand.with_whole_schedule(self._fresh_model(), sigmas).model_options
                 self._stage = range(switch) if name == "low" else range(switch, len(self._plan))
                 guider.original_conds = prompts if name == "full" else on_smaller_latent(prompts, noise.shape, low)
                 return stock(guider, *given, disable_pbar=True, seed=seed)
@@ -234,10 +241,10 @@ class InFull:
         """Both results of a guider's pair are the positive one's, also where it asks for them one after the other."""
 
         def evaluate(model, conds, x, timestep, model_options):
-            self._cut = set()
+            self._cut: set[int] = set()
             roles = [self._role(cond) for cond in conds]
             if self._step["cfg"] == "off" and len(conds) == 2 and "negative" in roles:
-                self._cut = {entry["uuid"] for cond in conds if self._role(cond) == "negative" for entry in cond}
+                self._cut = {roles.index("negative")}
             out = stock(model, conds, x, timestep, model_options)
             if "positive" in roles:
                 self._alone = out[roles.index("positive")]
@@ -249,8 +256,12 @@ class InFull:
         prompts = self._guider.conds
         if not cond or prompts.keys() != {"positive", "negative"}:
             return None
-        uuids = {entry["uuid"] for entry in cond}
-        return next((role for role in prompts if uuids <= {entry["uuid"] for entry in prompts[role]}), None)
+        return next((role for role in prompts if self._same(cond, prompts[role])), None)
+
+    @staticmethod
+    def _same(cond: list[dict], prompt: list[dict]) -> bool:
+        """Context windows make copies."""
+        return [entry["uuid"] for entry in cond] == [entry["uuid"] for entry in prompt]
 
     # Calls of the model
 
@@ -259,11 +270,12 @@ class InFull:
         window = options["transformer_options"].get("context_window")
         window = None if window is None else tuple(window.index_list)
         self._chunks: list[Chunk] = []
-        for uuid in call.uuids:
-            self._chunks.append((uuid, self._seen[uuid, window], window))
-            self._seen[uuid, window] += 1
-        self._kept = [position for position, uuid in enumerate(call.uuids) if uuid not in self._cut]
-        call.counted = len(self._kept) / len(call.uuids)
+        prompts = options["transformer_options"]["cond_or_uncond"]
+        for prompt in zip(prompts, call.uuids, strict=True):
+            self._chunks.append((*prompt, self._seen[prompt, window], window))
+            self._seen[prompt, window] += 1
+        self._kept = [position for position, number in enumerate(prompts) if number not in self._cut]
+        call.counted = len(self._kept) / len(prompts)
         features = [self._features.get(self._chunks[position]) for position in self._kept]
         self._reuses_feature = self._step["deep"] == "reuse" and all(
             kept is not None and kept.latent == call.latent for kept in features
