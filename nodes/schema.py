@@ -14,7 +14,20 @@ from ..postdiff_core.schedule import UPSCALE_METHODS, MixedResolution
 def schema(**fields: Any) -> io.Schema:
     """An io.Schema from the fields that this host's version knows (newer ones are left out)."""
     known = inspect.signature(io.Schema).parameters
+    for each in fields["inputs"]:
+        if isinstance(each, io.Float.Input):
+            each.min = _Least(each.min)
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+class _Least(float):
+    """The least value of an input. Not-a-number lies below it too: the host asks `value < least`, which is False there.
+
+    Python asks a subclass of the other operand first, here whether it is greater than the value.
+    """
+
+    def __gt__(self, value: float) -> bool:
+        return not value >= self
 
 
 def unique_id(node: type[io.ComfyNode]) -> str | None:
