@@ -40,7 +40,7 @@ class PostDiffKSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None) -> bool | str:
+    def validate_inputs(cls, preset: str | None = None) -> bool | str:
         """The host's own check of a choice names no remedy; a preset that comes through a link is checked later."""
         if preset is None or preset in presets.CHOICES:
             return True
