@@ -106,14 +106,19 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     recorded = checksum_file(path)
     if not recorded.is_file():
         raise EmbeddedModelError(f"The checksum of the embedded model's weights is missing: {recorded}. {remedy}")
-    expected, actual = recorded.read_text().split()[0], sha256(path)
+    expected, actual = next(iter(recorded.read_text().split()), "nothing"), sha256(path)
     if actual != expected:
         raise EmbeddedModelError(
             f"The embedded model's weights are damaged: {path} ({path.stat().st_size:,} bytes) has sha256 {actual}, "
             f"{recorded.name} says {expected}. {remedy}"
         )
-    state_dict, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
-    return state_dict, json.loads(metadata[METADATA_KEY])
+    try:
+        state_dict, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
+        return state_dict, json.loads(metadata[METADATA_KEY])
+    except Exception as error:  # whatever a file can hold whose checksum was recorded after it was damaged
+        raise EmbeddedModelError(
+            f"The embedded model's weights cannot be read: {path} ({type(error).__name__}: {error}). {remedy}"
+        ) from error
 
 
 def _take(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
