@@ -1,29 +1,27 @@
 """What users combine PostDiff with, each with each technique: rows, columns and what a cell is are in composition.py.
 
-Without --full, a sample: every row once with all techniques together and once with a single one, where samplers and
-schedulers take turns. With --full every cell, and docs/composes_with.md is written from what came of them.
+Without --full, a sample: every row once, with all techniques together, and every sampler once, where the schedulers and
+the techniques take turns. With --full every cell, and docs/composes_with.md is written from what came of them.
 """
 
+from itertools import cycle
+
 import pytest
+from comfy.samplers import SCHEDULER_NAMES
 
 import composition_table
 from composition import COLUMNS, ROWS, SAMPLERS, TOGETHER, cell
 
-SINGLE = [column for column in COLUMNS if column != TOGETHER]
-
 
 def sample():
-    """Each row other than the samplers in two columns, each sampler and each scheduler in one."""
-    others = [row for row in ROWS.values() if row.group != SAMPLERS]
-    cells = {(row.name, TOGETHER) for row in others}
-    cells |= {(row.name, SINGLE[number % len(SINGLE)]) for number, row in enumerate(others)}
-    lines = {}
+    """(row, column) of the cells that run without --full."""
+    cells = {(row.name, TOGETHER) for row in ROWS.values() if row.group != SAMPLERS and not row.slow}
+    by_sampler = {}
     for row in ROWS.values():
         if row.group == SAMPLERS:
-            lines.setdefault(row.line, []).append(row)
-    for number, rows in enumerate(lines.values()):
-        cells.add((rows[number % len(rows)].name, list(COLUMNS)[number % len(COLUMNS)]))
-    return cells
+            by_sampler.setdefault(row.line, []).append(row.name)
+    turns = zip(by_sampler.values(), cycle(range(len(SCHEDULER_NAMES))), cycle(COLUMNS), strict=False)
+    return cells | {(names[scheduler], column) for names, scheduler, column in turns}
 
 
 def cells():

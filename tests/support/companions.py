@@ -292,6 +292,13 @@ def with_picture(inputs: Inputs) -> Inputs:
     return inputs | {"latent_image": inputs["latent_image"] | {"samples": picture}}
 
 
+def part_of_a_batch(inputs: Inputs) -> Inputs:
+    """Two pictures out of six, whose noise is theirs in the batch of six."""
+    (batch,) = comfy_nodes.RepeatLatentBatch().repeat(inputs["latent_image"], 3)
+    (part,) = comfy_nodes.LatentFromBatch().frombatch(batch, 3, 2)
+    return inputs | {"latent_image": part}
+
+
 def inpaint(inputs: Inputs, mask: torch.Tensor | None = None) -> Inputs:
     """SetLatentNoiseMask with a hard mask in pixels: the left half stays."""
     inputs = with_picture(inputs)

@@ -9,6 +9,7 @@ from unittest import mock
 import comfy.sample
 import nodes as comfy_nodes
 import torch
+import torch._dynamo
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_custom_sampler import (
     BasicGuider,
@@ -137,6 +138,15 @@ def in_little_memory(inputs: Inputs) -> list[torch.Tensor]:
     """No memory for two rows at once: the host evaluates the prompts one after the other."""
     with mock.patch.object(ModelPatcher, "get_free_memory", lambda _self, _device: 0):
         return ksampler(inputs)
+
+
+def freshly_compiled(inputs: Inputs) -> list[torch.Tensor]:
+    """Nothing that another run has traced is used."""
+    torch._dynamo.reset()
+    try:
+        return ksampler(inputs)
+    finally:
+        torch._dynamo.reset()
 
 
 def _sampler_and_sigmas(inputs: Inputs) -> tuple[Any, torch.Tensor]:
