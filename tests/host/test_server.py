@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import ImageStat
 
 import host
 import pack
+import workflow
 
 NODES = {
     "MixedResolutionKSampler",
@@ -117,6 +119,18 @@ def test_a_patch_on_a_model_it_cannot_act_on_fails_in_the_canvas_with_the_node_n
     }
     with pytest.raises(host.PromptError, match=r"DeepCachePatch \(2\): .*depth 11"):
         server.run(prompt)
+
+
+def test_the_first_workflow_draws_its_pictures(server, object_info):
+    prompt = workflow.load(pack.ROOT / "workflows" / "embedded_model_side_by_side.json", object_info)
+    for node in prompt.values():
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = 4
+    pictures = [server.fetch(image) for images in server.run(prompt).images().values() for image in images]
+    assert [picture.size for picture in pictures] == [(256, 256)] * 2
+    assert pictures[0].tobytes() != pictures[1].tobytes()
+    for picture in pictures:
+        assert ImageStat.Stat(picture).stddev != pytest.approx([0, 0, 0], abs=5), "an empty picture"
 
 
 def files_and_times(folder: Path) -> dict[Path, int]:
