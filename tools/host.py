@@ -43,8 +43,8 @@ class PromptError(RuntimeError):
         self.details = details
 
 
-def place_pack(base: Path) -> Path:
-    """Make `base` a folder for ComfyUI's --base-directory with this pack in its custom_nodes; return the pack there.
+def place_pack(base: Path, source: Path = ROOT) -> Path:
+    """Make `base` a folder for ComfyUI's --base-directory with a pack in its custom_nodes; return the pack there.
 
     The pack is linked, so that edits count after a restart; on Windows, where links need special rights, it is copied.
     """
@@ -56,9 +56,9 @@ def place_pack(base: Path) -> Path:
     elif placed.is_dir():
         shutil.rmtree(placed)
     if ON_WINDOWS:
-        shutil.copytree(ROOT, placed, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+        shutil.copytree(source, placed, ignore=shutil.ignore_patterns(".git", "__pycache__"))
     else:
-        placed.symlink_to(ROOT, target_is_directory=True)
+        placed.symlink_to(source, target_is_directory=True)
     return placed
 
 
@@ -185,27 +185,31 @@ def _failure(kind: str, data: Event) -> str:
 
 
 @contextlib.contextmanager
-def serving(*flags: str) -> Iterator[Server]:
-    """A headless server on a free port of this machine, stopped when the block ends, however it ends.
-
-    It works in a folder of its own that is deleted afterwards; nothing is written into the ComfyUI tree.
-    """
+def serving(*flags: str, source: Path = ROOT) -> Iterator[Server]:
+    """A headless server with this pack, or the one in `source`; it works in a folder of its own that is deleted
+    afterwards, and nothing is written into the ComfyUI tree."""
     with tempfile.TemporaryDirectory(prefix="postdiff-server-", ignore_cleanup_errors=True) as folder:
-        base, port, log = Path(folder), free_port(), Path(folder) / "comfyui.log"
-        place_pack(base)
-        line = [sys.executable, str(comfyui_path() / "main.py"), "--base-directory", str(base), "--port", str(port)]
-        line += ["--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes"]
-        line += ["--database-url", "sqlite:///:memory:", *device_flags(list(flags)), *flags]
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                line, cwd=base, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-            )
-        server = Server(f"http://127.0.0.1:{port}", log)
-        try:
-            wait_until_ready(process, server)
+        place_pack(Path(folder), source)
+        with served(comfyui_path(), Path(folder), *flags) as server:
             yield server
-        finally:
-            stop(process)
+
+
+@contextlib.contextmanager
+def served(comfyui: Path, base: Path, *flags: str) -> Iterator[Server]:
+    """A headless server of a ComfyUI that works in `base`, on a free port, stopped when the block ends, however it
+    ends."""
+    port, log = free_port(), base / "comfyui.log"
+    line = [sys.executable, str(comfyui / "main.py"), "--base-directory", str(base), "--port", str(port)]
+    line += ["--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes"]
+    line += ["--database-url", "sqlite:///:memory:", *device_flags(list(flags)), *flags]
+    with open(log, "wb") as output:
+        process = subprocess.Popen(line, cwd=base, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    server = Server(f"http://127.0.0.1:{port}", log)
+    try:
+        wait_until_ready(process, server)
+        yield server
+    finally:
+        stop(process)
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], server: Server) -> None:
