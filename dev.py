@@ -6,6 +6,7 @@
     python dev.py check                style, types and rules
     python dev.py package              what the registry and ComfyUI-Manager get: packed, checked, installed, started
     python dev.py bench NAME           the benchmark benchmarks/NAME.py
+    python dev.py evaluate             pictures and scores of many prompts, on many GPUs
     python dev.py screenshots          pictures of the real canvas, for the README and the help pages
     python dev.py env                  where everything is, as one JSON object
 
@@ -28,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from environment import Host, ReleaseTools, SetupError, cache_folder, clean_environment, say  # noqa: E402
 
-COMMANDS = ("demo", "serve", "test", "check", "package", "bench", "screenshots", "env")
+COMMANDS = ("demo", "serve", "test", "check", "package", "bench", "evaluate", "screenshots", "env")
 
 
 def choose_host(comfyui, version):
