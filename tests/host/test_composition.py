@@ -1,4 +1,4 @@
-"""All techniques together with what users combine them with: nothing breaks, and the planned work is left out."""
+"""All techniques together with what users combine them with, where the matrix (test_matrix.py) says too little."""
 
 import logging
 
@@ -94,32 +94,6 @@ def recorded(inputs):
 
 def planned(steps, rows):
     return [rows[i] if i in steps else 0 for i in range(STEPS)]
-
-
-@pytest.mark.parametrize("name", companions.COMPANIONS)
-def test_all_techniques_leave_out_the_planned_work(name, caplog):
-    caplog.set_level(logging.WARNING)
-    model = tiny_models.sd15()
-    record, latent = recorded(patched(with_companion(name, inputs_beside(name, model))))
-    side = latent.shape[-1]
-    own = companions.ROWS_OF_THEIR_OWN.get(name, 0)
-    rows = [own + (2 if i in GUIDED else 1) for i in range(STEPS)]
-    assert torch.isfinite(latent).all()
-    assert record.sides == [side // 2 if i in LOW else side for i in range(STEPS)]
-    assert record.of("network") == rows
-    assert record.of("middle") == planned(REFRESH, rows)
-    assert record.of("shallow cross-attention") == planned(CROSS_ATTENTION, rows)
-    assert record.of("deep cross-attention") == planned(CROSS_ATTENTION & REFRESH, rows)
-    assert not [said for said in caplog.messages if "control" in said], "the host could not add the control's output"
-
-
-@pytest.mark.parametrize("name", companions.COMPANIONS)
-def test_removing_either_partner_changes_the_latent(name):
-    model = tiny_models.sd15()
-    alone = inputs_beside(name, model)
-    together = tiny_models.stock_sample(**patched(with_companion(name, alone)))
-    assert largest_difference(together, tiny_models.stock_sample(**patched(alone))) > 10 * TOLERANCE
-    assert largest_difference(together, tiny_models.stock_sample(**with_companion(name, alone))) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", companions.COMPANIONS)

@@ -410,7 +410,6 @@ COMPANIONS: dict[str, Companion] = {
     companion.__name__: companion
     for companion in (controlnet, t2i_adapter, lora, lora_hooks, freeu, pag, sag, ip_adapter, gligen)
 }
-ROWS_OF_THEIR_OWN = {"pag": 1, "sag": 1}  # rows a picture takes in every evaluation beside the guider's
 
 
 def transformers(model: ModelPatcher) -> list[tuple[str, int, int, SpatialTransformer]]:
