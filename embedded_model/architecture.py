@@ -7,6 +7,7 @@ every stock node works on them; only the autoencoder is this project's.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import comfy.clip_model
 import comfy.ops
@@ -159,10 +160,10 @@ def zero(module: nn.Module) -> None:
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, operations: Any):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = operations.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = operations.Conv2d(channels, channels, 3, padding=1)
         zero(self.conv2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -172,33 +173,34 @@ class ResidualBlock(nn.Module):
 class Autoencoder(nn.Module):
     """Pictures (B, 3, 8h, 8w) in -1..1 <-> latents (B, 8, h, w) of zero mean and unit variance.
 
+    `operations` has the layers: those of ComfyUI leave the weights as they are, for the loader to fill.
     Pixel shuffles do the first and last factor of 4: most of the work happens on small grids, which a CPU can train.
     """
 
-    def __init__(self):
+    def __init__(self, operations: Any = nn):
         super().__init__()
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
-            nn.Conv2d(48, 48, 3, padding=1),
-            ResidualBlock(48),
-            nn.Conv2d(48, 64, 3, stride=2, padding=1),
-            ResidualBlock(64),
-            ResidualBlock(64),
+            operations.Conv2d(48, 48, 3, padding=1),
+            ResidualBlock(48, operations),
+            operations.Conv2d(48, 64, 3, stride=2, padding=1),
+            ResidualBlock(64, operations),
+            ResidualBlock(64, operations),
             nn.SiLU(),
-            nn.Conv2d(64, LATENT_CHANNELS, 3, padding=1),
+            operations.Conv2d(64, LATENT_CHANNELS, 3, padding=1),
         )
         self.normalize = nn.BatchNorm2d(LATENT_CHANNELS, affine=False, momentum=0.02)
         self.decoder = nn.Sequential(
-            nn.Conv2d(LATENT_CHANNELS, 128, 3, padding=1),
-            ResidualBlock(128),
-            ResidualBlock(128),
-            ResidualBlock(128),
-            nn.Conv2d(128, 48 * 4, 1),
+            operations.Conv2d(LATENT_CHANNELS, 128, 3, padding=1),
+            ResidualBlock(128, operations),
+            ResidualBlock(128, operations),
+            ResidualBlock(128, operations),
+            operations.Conv2d(128, 48 * 4, 1),
             nn.PixelShuffle(2),
-            ResidualBlock(48),
-            ResidualBlock(48),
+            ResidualBlock(48, operations),
+            ResidualBlock(48, operations),
             nn.SiLU(),
-            nn.Conv2d(48, 48, 3, padding=1),
+            operations.Conv2d(48, 48, 3, padding=1),
             nn.PixelShuffle(4),
         )
 

@@ -10,6 +10,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.supported_models_base
 import comfy.utils
@@ -63,7 +64,7 @@ class EmojiVAE(comfy.sd.VAE):
 
     def __init__(self, state_dict: dict[str, torch.Tensor]):
         super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)})  # the smallest stock VAE, for its attributes
-        network = Autoencoder().eval().requires_grad_(False)
+        network = Autoencoder(comfy.ops.disable_weight_init).eval().requires_grad_(False)
         network.load_state_dict(state_dict)
         self.first_stage_model = network.to(self.vae_dtype)
         self.latent_channels = LATENT_CHANNELS

@@ -246,7 +246,7 @@ class _Layers:
     def conv_nd(dims: int, *arguments: Any, **options: Any) -> torch.nn.Module:
         if dims != 2:
             raise ValueError(f"only images are counted, not {dims}-dimensional convolutions")
-        return torch.nn.Conv2d(*arguments, **options)
+        return _Layers.Conv2d(*arguments, **options)
 
 
 def _inputs(

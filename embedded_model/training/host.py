@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from torch import amp
 
 
 def prepare_comfyui(path: str | None, device: str, threads: int) -> None:
@@ -35,7 +36,7 @@ def bf16_pays(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, bf16: bool) -> AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    return amp.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 def generator(seed: int, step: int) -> torch.Generator:

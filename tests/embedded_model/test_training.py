@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import Conv2d, Linear
 
 from postdiff.embedded_model.architecture import Autoencoder
 from postdiff.embedded_model.loader import load_embedded_model
@@ -24,7 +25,7 @@ class Toy(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.unet = torch.nn.ModuleDict({"middle": torch.nn.Conv2d(2, 6, 2), "out": torch.nn.Linear(6, 4)})
+        self.unet = torch.nn.ModuleDict({"middle": Conv2d(2, 6, 2), "out": Linear(6, 4)})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.unet["out"](self.unet["middle"](x).flatten(1))
@@ -93,6 +94,10 @@ def test_the_learning_rate_warms_up_holds_and_falls_to_zero():
     assert learning_rate_factor(50, plan) == 1
     assert learning_rate_factor(90, plan) == pytest.approx(0.5)
     assert learning_rate_factor(100, plan) == 0
+    falling = replace(plan, hold_steps=20)
+    assert learning_rate_factor(20, falling) == 1
+    assert learning_rate_factor(80, falling) == pytest.approx(0.5)
+    assert learning_rate_factor(90, falling) == pytest.approx(0.5 * (20 / 90) ** 0.5)
 
 
 def test_a_stage_without_a_checkpoint_says_which_stage_to_run(tmp_path):

@@ -43,7 +43,7 @@ def test_saving_again_replaces():
         ("../../etc/passwd", "etc_passwd"),
         ("a\\b:c*d", "a_b_c_d"),
         ("  .hidden. ", "hidden"),
-        ("日本語 モデル", "日本語 モデル"),
+        ("\u65e5\u672c\u8a9e \u30e2\u30c7\u30eb", "\u65e5\u672c\u8a9e \u30e2\u30c7\u30eb"),
         ("con", "con_"),
         ("LPT1.json", "LPT1.json_"),
         ("x" * 300, "x" * 60),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from torch.nn import Conv2d
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from pack import comfyui_path
@@ -18,7 +19,7 @@ class PooledColours(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = torch.nn.Conv2d(3, FEATURES, 3, stride=2)
+        self.layer = Conv2d(3, FEATURES, 3, stride=2)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.layer(pictures.float() / 255).relu().mean(dim=(2, 3))

@@ -224,14 +224,14 @@ def test_a_row_gives_means_of_scores_and_medians_of_seconds_without_what_failed(
 
 def test_a_setting_without_pictures_has_no_figures(tmp_path):
     models, document = scored(tmp_path, [record("stock", 0, error="broken")])
-    assert "| A model | 4 | ✓ |  | - | - | - | - | - | - | 0 |" in summary.table(models, document)
+    assert "| A model | 4 | \N{CHECK MARK} |  | - | - | - | - | - | - | 0 |" in summary.table(models, document)
 
 
 def test_the_papers_figures_stand_below_in_the_same_layout(tmp_path):
     models = settings.read(FOLDER / "table_2.toml")
     empty = summary.score(Store(tmp_path), models, networks.Judges())
     text = summary.table(models, empty)
-    assert "| SD V1.5 | 20 | ✓ | ✓ | 16.65 | 30.25 | 11.129 | 1.139 |" in text
+    assert "| SD V1.5 | 20 | \N{CHECK MARK} | \N{CHECK MARK} | 16.65 | 30.25 | 11.129 | 1.139 |" in text
     assert "| LCM | 8 |  |  | 22.96 | 28.72 | 6.084 | 0.825 |" in text
 
 

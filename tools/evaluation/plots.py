@@ -10,7 +10,12 @@ from matplotlib.figure import Figure
 from evaluation.settings import Model, Setting
 
 COSTS = {"teramacs_linear": "FLOPs (T)", "seconds": "seconds a picture"}
-QUALITIES = {"fid": "FID ↓", "clip_score": "CLIP score ↑", "lpips": "LPIPS to the reference ↓"}
+LESS_IS_BETTER, MORE_IS_BETTER = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"
+QUALITIES = {
+    "fid": f"FID {LESS_IS_BETTER}",
+    "clip_score": f"CLIP score {MORE_IS_BETTER}",
+    "lpips": f"LPIPS to the reference {LESS_IS_BETTER}",
+}
 
 
 def draw(model: Model, scores: dict[str, dict[str, Any]], file: Path) -> None:

@@ -20,8 +20,10 @@ from evaluation.store import Store
 PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "transformers", "ray")
 ERRORS_SHOWN = 20
 FEWEST_FOR_FID = 10_000
-HEADER = ["Model", "Steps", "Mix", "Cache", "FID ↓", "Clip Score ↑", "FLOPs (T) ↓", "Latency (s) ↓"]
-HEADER += ["LPIPS ↓", "FLOPs with attention (T) ↓", "pictures"]
+LESS_IS_BETTER, MORE_IS_BETTER, YES = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}", "\N{CHECK MARK}"
+HEADER = ["Model", "Steps", "Mix", "Cache", f"FID {LESS_IS_BETTER}", f"Clip Score {MORE_IS_BETTER}"]
+HEADER += [f"{cost} {LESS_IS_BETTER}" for cost in ("FLOPs (T)", "Latency (s)", "LPIPS", "FLOPs with attention (T)")]
+HEADER += ["pictures"]
 
 
 @dataclass
@@ -190,7 +192,7 @@ def _row(model: Model, setting: Setting, scores: dict[str, Any]) -> list[str]:
 
 
 def _name(model: Model, setting: Setting) -> list[str]:
-    return [model.title, str(setting.steps), "✓" if setting.mixes else "", "✓" if setting.caches else ""]
+    return [model.title, str(setting.steps), YES if setting.mixes else "", YES if setting.caches else ""]
 
 
 def _cells(figures: Any) -> list[str]:
