@@ -174,6 +174,7 @@ class Training:
     learning_rate: float
     ema_decay: float
     warmup_steps: int = 200
+    hold_steps: int | None = None  # from there on the learning rate falls with the square root of the step
     decay_share: float = 0.2  # last part of the run, over which the learning rate falls to zero
     muon: float | None = None  # learning rate of Muon for the matrices inside the U-Net; None is AdamW for them too
 
@@ -192,7 +193,9 @@ class Recipe:
     pictures: Pictures = Pictures()
     captions: Captions = Captions()
     autoencoder: Training = Training(steps=3000, learning_rate=1.5e-3, ema_decay=0.995)
-    diffusion: Training = Training(steps=30000, learning_rate=1e-3, ema_decay=0.999, warmup_steps=50, muon=3e-3)
+    diffusion: Training = Training(
+        steps=30000, learning_rate=1e-3, ema_decay=0.999, warmup_steps=50, hold_steps=300, muon=3e-3
+    )
     batch: dict[int, int] = field(default_factory=lambda: {256: 16, 128: 32, 64: 64}, hash=False)
     # (step, share of the steps from there on at each side): what looks how is learnt fast on small pictures
     sizes: tuple[tuple[int, tuple[float, ...]], ...] = (

@@ -19,9 +19,10 @@ CHECKPOINT_SECONDS = 150
 
 
 def learning_rate_factor(step: int, plan: Training) -> float:
-    """Linear warm-up, constant, linear fall to zero over the last `decay_share` of the run."""
+    """Linear warm-up, constant or falling with the square root, linear fall to zero over the last `decay_share`."""
     decay_steps = max(1, round(plan.steps * plan.decay_share))
-    return min(1.0, (step + 1) / plan.warmup_steps, (plan.steps - step) / decay_steps)
+    held = 1.0 if plan.hold_steps is None else (plan.hold_steps / max(step, plan.hold_steps)) ** 0.5
+    return held * min(1.0, (step + 1) / plan.warmup_steps, (plan.steps - step) / decay_steps)
 
 
 def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
