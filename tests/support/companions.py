@@ -228,12 +228,12 @@ def cfg_override(inputs: Inputs) -> Inputs:
 
 def easy_cache(inputs: Inputs) -> Inputs:
     """The host's own cache: it leaves out whole calls of the model."""
-    return inputs | {"model": EasyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.9, False).args[0]}
+    return inputs | {"model": EasyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.7, False).args[0]}
 
 
 def lazy_cache(inputs: Inputs) -> Inputs:
     """The host's own cache, around the guider: it leaves out whole evaluations."""
-    return inputs | {"model": LazyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.9, False).args[0]}
+    return inputs | {"model": LazyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.7, False).args[0]}
 
 
 def model_sampling(sampling: str, *, zsnr: bool = False) -> Companion:
@@ -263,12 +263,12 @@ def merged_by_blocks(other: Callable[..., ModelPatcher]) -> Companion:
 
 
 def context_windows(inputs: Inputs) -> Inputs:
-    """The batch as a film, evaluated in overlapping windows of four pictures."""
-    settings = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "dim": 0}
+    """A wide picture, evaluated in overlapping windows of 16 columns."""
+    settings = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "dim": 3}
     windows = ContextWindowsManualNode.execute(
         inputs["model"],
-        context_length=4,
-        context_overlap=2,
+        context_length=16,
+        context_overlap=4,
         fuse_method="pyramid",
         freenoise=False,
         cond_retain_index_list="",
