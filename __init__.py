@@ -8,6 +8,7 @@ from .nodes.deep_cache_patch import DeepCachePatch
 from .nodes.embedded_model import PostDiffEmbeddedModel
 from .nodes.mixed_resolution_ksampler import MixedResolutionKSampler
 from .nodes.mixed_resolution_patch import MixedResolutionPatch
+from .nodes.postdiff_calibrate import PostDiffCalibrate
 from .nodes.postdiff_ksampler import PostDiffKSampler
 from .nodes.postdiff_report import PostDiffReport
 
@@ -24,6 +25,7 @@ class PostDiff(ComfyExtension):
             CrossAttnCachePatch,
             CFGCutoff,
             PostDiffReport,
+            PostDiffCalibrate,
             PostDiffEmbeddedModel,
         ]
 

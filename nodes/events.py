@@ -38,6 +38,15 @@ class CanvasEvents:
         server.send_sync(event, {**address, **content}, server.client_id)
 
 
+def show_text(node_id: str | None, line: str) -> None:
+    """Show a line on a node while it runs; does nothing outside a prompt."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(line, node_id, server.client_id)
+
+
 def observer_for(node_id: str | None) -> CanvasEvents | None:
     """The observer of a node on the canvas; None outside a prompt."""
     return None if node_id is None else CanvasEvents(node_id)

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from typing import Any
+
+import comfy.model_management
+import nodes as comfy_nodes
+import numpy
+import torch
+from comfy_api.latest import io, ui
+
+from ..postdiff_core import presets, saved_presets
+from ..postdiff_core.calibrate import frontier_picture, request, table
+from ..postdiff_core.calibrate.calibration import Calibration, Result
+from ..postdiff_core.calibrate.progress import Progress
+from ..postdiff_core.calibrate.runs import Sampling
+from .events import show_text
+from .schema import schema, unique_id
+
+log = logging.getLogger("postdiff")
+
+PROMPTS = """\
+a red bicycle leaning against a white brick wall
+two cats sleeping on a blue sofa
+a bowl of oranges on a wooden table, soft morning light
+portrait of an old fisherman with a grey beard, looking at the camera
+a steam train crossing a stone bridge over a valley
+a child flying a kite on the beach
+the skyline of a large city at night, reflected in a river
+a slice of chocolate cake with strawberries on a plate
+a brown horse galloping through shallow water
+a narrow street with lanterns in the rain
+an astronaut walking through a field of sunflowers
+a snow-covered cabin in a pine forest
+a barista pouring milk into a cup of coffee
+three hot air balloons over a desert at sunrise
+a stained glass window showing a sailing ship
+a close-up of a dragonfly on a green leaf"""
+
+
+class PostDiffCalibrate(io.ComfyNode):
+    """Searches the settings that suit a model best (section 2.4, appendix D)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PostDiffCalibrate",
+            display_name="PostDiff Calibrate",
+            category="PostDiff/calibrate",
+            description="Finds good PostDiff settings for your model: draws your prompts with many settings, keeps the "
+            "better half and goes on, and saves the winner as a preset for KSampler (PostDiff).",
+            search_aliases=["postdiff", "tune", "benchmark", "find best settings"],
+            inputs=[*_models(), *_search(), *_sampling(), *_conditions(), *_scoring()],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        preset_name: str,
+        clip_vision: Any = None,
+        score_clip: Any = None,
+        **inputs: Any,
+    ) -> io.NodeOutput:
+        name = saved_presets.file_name(preset_name)
+        if name in presets.CHOICES:
+            raise ValueError(f"preset_name is {preset_name!r}, which is a built-in preset: choose another name.")
+        sampling = Sampling(**{field: inputs.pop(field) for field in Sampling.__dataclass_fields__})
+        asked = request.Request(sampling=sampling, **inputs)
+        node = unique_id(cls)
+        progress = Progress(lambda line: show_text(node, line))
+        calibration = request.prepare(asked, model, clip, vae, clip_vision, score_clip, progress)
+        try:
+            result = calibration.run()
+        except comfy.model_management.InterruptProcessingException:
+            _keep_best_so_far(name, calibration)
+            raise
+        _save(name, calibration, result)
+        return _output(cls, name, calibration, result)
+
+
+def _models() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="The model to calibrate, as you sample with it (LoRAs included)."),
+        io.Clip.Input("clip", tooltip="Its text encoder."),
+        io.Vae.Input("vae", tooltip="Its VAE."),
+        io.String.Input(
+            "prompts",
+            default=PROMPTS,
+            multiline=True,
+            tooltip="One prompt per line, of the kind that you use. Sixteen are a good number.",
+        ),
+        io.String.Input("negative", default="", multiline=True, tooltip="The negative prompt for all of them."),
+    ]
+
+
+def _search() -> list[io.Input]:
+    ignored = "Used with own lists only."
+    return [
+        io.Combo.Input(
+            "search",
+            options=[*request.SEARCHES, request.OWN_LISTS],
+            default="quick",
+            tooltip="Which settings to combine: a small or a large grid, or the lists below.",
+        ),
+        io.String.Input(
+            "steps", default="20", tooltip="T: numbers of steps to try; the largest is the stock run's. Always used."
+        ),
+        io.String.Input(
+            "low_res_scale", default="0.5, 0.75", tooltip=f"beta: sizes of the early steps; 1 is off. {ignored}"
+        ),
+        io.String.Input(
+            "low_res_until", default="0, 0.2, 0.5", tooltip=f"s: fractions at low resolution; 0 is off. {ignored}"
+        ),
+        io.String.Input("interval", default="1, 2", tooltip=f"k: intervals of the deep cache; 1 is off. {ignored}"),
+        io.String.Input(
+            "start_percent",
+            default="0.5, 0.75, 1",
+            tooltip=f"m: where the cross-attention cache and the cut-off begin; 1 is off. {ignored}",
+        ),
+        io.Float.Input(
+            "least_speedup",
+            default=1.5,
+            min=1.0,
+            max=10.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How many times less work than the stock run the settings must do. Of those that do, the cheapest "
+            "within one standard error of the best is chosen.",
+        ),
+    ]
+
+
+def _sampling() -> list[io.Input]:
+    stock = comfy_nodes.KSampler.INPUT_TYPES()["required"]
+    return [
+        io.Combo.Input(
+            "sampler_name", options=list(stock["sampler_name"][0]), default="euler", tooltip="As you use it."
+        ),
+        io.Combo.Input("scheduler", options=list(stock["scheduler"][0]), default="normal", tooltip="As you use it."),
+        io.Float.Input(
+            "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="The guidance scale, as you use it."
+        ),
+        io.Int.Input("width", default=512, min=64, max=8192, step=8, tooltip="Pixels, as you use it."),
+        io.Int.Input("height", default=512, min=64, max=8192, step=8, tooltip="Pixels, as you use it."),
+    ]
+
+
+def _conditions() -> list[io.Input]:
+    return [
+        io.Int.Input("first_seed", default=1, min=0, max=2**63, tooltip="The first seed that prompts are drawn with."),
+        io.Int.Input(
+            "seeds",
+            default=2,
+            min=1,
+            max=100,
+            tooltip="Seeds per prompt: prompts times seeds is the number of pictures.",
+        ),
+        io.Float.Input(
+            "minutes",
+            default=15.0,
+            min=0.0,
+            max=10_000.0,
+            step=1.0,
+            round=0.1,
+            tooltip="When the time is up, the best so far is given. Queue again to go on from there.",
+        ),
+        io.String.Input(
+            "preset_name", default="my model", tooltip="The name under which KSampler (PostDiff) offers the result."
+        ),
+        io.Boolean.Input(
+            "resume",
+            default=True,
+            tooltip="Use what was drawn before with this model and this sampling. Off: forget it and draw all anew.",
+        ),
+    ]
+
+
+def _scoring() -> list[io.Input]:
+    return [
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="For the CLIP score, which ranks all settings. Without it, pictures are compared with the same run "
+            "computed in full, which cannot rank low_res_scale and low_res_until.",
+        ),
+        io.Clip.Input(
+            "score_clip",
+            optional=True,
+            tooltip="The text encoder of the same CLIP as clip_vision, where the model's own is another.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        io.Combo.Output(display_name="preset", tooltip="The saved preset's name, for KSampler (PostDiff)."),
+        io.Int.Output(display_name="steps", tooltip="T, for the sampler."),
+        io.Float.Output(display_name="low_res_scale", tooltip="beta, for KSampler (Mixed Resolution); 1 is off."),
+        io.Float.Output(display_name="low_res_until", tooltip="s, for KSampler (Mixed Resolution); 0 is off."),
+        io.Int.Output(display_name="interval", tooltip="k, for Deep Cache; 1 is off."),
+        io.Float.Output(
+            display_name="start_percent", tooltip="m, for Cross-Attention Cache and CFG Cut-off; 1 is off."
+        ),
+        io.Image.Output(display_name="picture", tooltip="Score against work, and examples."),
+        io.String.Output(display_name="table", tooltip="Every setting that was tried, as a Markdown table."),
+        io.String.Output(display_name="results", tooltip="Everything that was found, as a JSON document."),
+    ]
+
+
+def _output(cls: type[io.ComfyNode], name: str, calibration: Calibration, result: Result) -> io.NodeOutput:
+    drawn = frontier_picture.draw(result, _title(calibration), request.examples(calibration, result))
+    picture = torch.from_numpy(numpy.asarray(drawn).copy()).float()[None] / 255
+    return io.NodeOutput(
+        name,
+        *table.parameters(result.chosen).values(),
+        picture,
+        table.markdown(result),
+        json.dumps(table.document(result), indent=1),
+        ui=ui.PreviewImage(picture, cls=cls),
+    )
+
+
+def _title(calibration: Calibration) -> str:
+    model, sampling = calibration.runs.model, calibration.runs.sampling
+    return (
+        f"{type(model.model).__name__}, {sampling.width} x {sampling.height}, {sampling.sampler_name}, "
+        f"{sampling.scheduler}, cfg {sampling.cfg:g}"
+    )
+
+
+def _save(name: str, calibration: Calibration, result: Result) -> None:
+    about = {
+        "calibrated_for": _title(calibration),
+        "store": calibration.runs.store.folder.name,
+        "date": datetime.date.today().isoformat(),
+        "complete": result.complete,
+        "chosen": table.document(result)["chosen"],
+        "score": result.score_name,
+    }
+    file = saved_presets.save(name, result.chosen.candidate.settings, about)
+    log.info("PostDiff calibration: %s. Saved as %s.", result.chosen.candidate, file)
+
+
+def _keep_best_so_far(name: str, calibration: Calibration) -> None:
+    """After an interruption: as a preset, unless there is one of this name."""
+    if calibration.search.choice() is None or name in saved_presets.names():
+        return
+    _save(name, calibration, calibration.result(complete=False))

@@ -1,0 +1,64 @@
+"""What tells one loaded model from another, in every session: its architecture, samples of its weights, its patches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+SAMPLES = 16  # values read of each tensor
+
+
+def fingerprint(patcher: Any) -> str:
+    """Twelve hexadecimal digits for a ModelPatcher: cheap, and the same wherever its weights happen to lie.
+
+    Weights are read as they were loaded, also while a LoRA is merged into them; LoRAs count by their strengths and
+    samples of their own weights. Of what other nodes hook into the model, only the names are seen, not their settings.
+    """
+    digest = hashlib.sha256(type(patcher.model).__name__.encode())
+    for name, tensor in sorted(patcher.model.state_dict().items()):
+        saved = patcher.backup.get(name)
+        _add(digest, name, tensor if saved is None else saved.weight)
+    for name in sorted(patcher.patches):
+        for strength, patch, strength_model, *_ in patcher.patches[name]:
+            digest.update(f"{name} {strength} {strength_model} {type(patch).__name__}".encode())
+            for tensor in _tensors(patch):
+                _add(digest, name, tensor)
+    digest.update(json.dumps(_hooks(patcher)).encode())
+    return digest.hexdigest()[:12]
+
+
+def digest_of(document: Any) -> str:
+    """Twelve hexadecimal digits for a JSON document."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+    values = tensor.detach().reshape(-1)
+    values = values[:: max(1, values.numel() // SAMPLES)][:SAMPLES]
+    digest.update(values.to("cpu", torch.float32).numpy().tobytes())
+
+
+def _tensors(patch: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a weight patch: an adapter of comfy.weight_adapter, or nested tuples."""
+    if isinstance(patch, torch.Tensor):
+        yield patch
+    elif isinstance(patch, (tuple, list)):
+        for part in patch:
+            yield from _tensors(part)
+    elif hasattr(patch, "weights"):
+        yield from _tensors(patch.weights)
+
+
+def _hooks(patcher: Any) -> list[str]:
+    """The names of what other nodes put on the model, in order."""
+    options = patcher.model_options
+    names = [f"{name} {type(value).__name__}" for name, value in patcher.object_patches.items()]
+    names += [name for name in options if name != "transformer_options"]
+    names += [name for name in options.get("transformer_options", {})]
+    names += [f"{kind} {key}" for kind, keys in patcher.wrappers.items() for key in keys]
+    return names

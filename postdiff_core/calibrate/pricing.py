@@ -1,0 +1,91 @@
+"""What a run costs before it is made: its plan under its own sigmas, priced by the cost model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import comfy.samplers
+
+from .. import mixed_resolution
+from ..cost import UncountableModel, plan_work
+from ..mixed_resolution import Size
+from ..schedule import Plan, plan, step_at_sigma
+from .grid import Candidate
+
+
+@dataclass
+class Pricing:
+    """Plans and costs of a MODEL's runs at one latent size (height, width), for prompts of `tokens` tokens.
+
+    Costs are work, attention products included, as shares of a stock run in `stock_steps` steps. Where the model's work
+    cannot be counted, a step is taken to cost what its pixels and rows do, and `uncountable` says why.
+    """
+
+    model: Any
+    sampler_name: str
+    scheduler: str
+    cfg: float
+    size: Size
+    tokens: int
+    stock_steps: int
+    uncountable: str | None = field(default=None, init=False)
+
+    def share(self, candidate: Candidate) -> float:
+        """The candidate's cost over the stock run's."""
+        laid_out, low = self.plan(candidate)
+        cache = candidate.settings.deep_cache
+        try:
+            work = plan_work(
+                self.model.model,
+                laid_out,
+                self.size,
+                low,
+                tokens=self.tokens,
+                guided_rows=1 if self.cfg == 1.0 else 2,
+                depth=cache.depth if cache else None,
+            )
+        except UncountableModel as reason:
+            self.uncountable = str(reason)
+            return sum(self._pixels(step.low_res, low) * self._rows(step.guided) for step in laid_out.steps) / (
+                self._rows(True) * self.stock_steps
+            )
+        return work.total.total / work.stock.total * len(laid_out.steps) / self.stock_steps
+
+    def distinct(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Without those whose run would be the same as an earlier one's, step by step."""
+        return list({self.plan(candidate): candidate for candidate in reversed(list(candidates))}.values())[::-1]
+
+    def plan(self, candidate: Candidate) -> tuple[Plan, Size | None]:
+        """What each step of the run does, and the latent size of its low-resolution steps."""
+        sigmas, low = self._sigmas(candidate.steps), self._low_size(candidate)
+        laid_out = plan(
+            candidate.settings,
+            len(sigmas) - 1,
+            lambda fraction: step_at_sigma(sigmas, self._sampling.percent_to_sigma(fraction)),
+            can_lower_resolution=low is not None,
+        )
+        return laid_out, low if laid_out.low_res_steps else None
+
+    @cached_property
+    def _sampling(self) -> Any:
+        return self.model.get_model_object("model_sampling")
+
+    def _sigmas(self, steps: int) -> list[float]:
+        device = self.model.load_device
+        return comfy.samplers.KSampler(self.model, steps, device, self.sampler_name, self.scheduler).sigmas.tolist()
+
+    def _low_size(self, candidate: Candidate) -> Size | None:
+        mixed = candidate.settings.mixed_resolution
+        if mixed is None:
+            return None
+        low, _ = mixed_resolution.low_resolution(mixed, self.size, self.model.get_model_object("diffusion_model"))
+        return None if low == self.size else low
+
+    def _pixels(self, low_res: bool, low: Size | None) -> float:
+        return low[0] * low[1] / (self.size[0] * self.size[1]) if low_res and low else 1.0
+
+    def _rows(self, guided: bool) -> int:
+        return 2 if guided and self.cfg != 1.0 else 1
