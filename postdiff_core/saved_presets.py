@@ -16,7 +16,7 @@ from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Set
 FORMAT = 1
 LONGEST_NAME = 60
 RESERVED_BY_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-TECHNIQUES = {
+TECHNIQUES: dict[str, Any] = {
     "mixed_resolution": MixedResolution,
     "deep_cache": DeepCache,
     "cross_attn_cache": CrossAttnCache,
