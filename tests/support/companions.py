@@ -226,14 +226,19 @@ def cfg_override(inputs: Inputs) -> Inputs:
     return inputs | {"model": CFGOverride.execute(inputs["model"], 2.0, 0.2, 0.8).args[0]}
 
 
-def easy_cache(inputs: Inputs) -> Inputs:
-    """The host's own cache: it leaves out whole calls of the model."""
-    return inputs | {"model": EasyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.7, False).args[0]}
+def easy_cache(inputs: Inputs, end: float = 0.5) -> Inputs:
+    """The host's own cache: it leaves out whole calls of the model, here early ones."""
+    return inputs | {"model": EasyCacheNode.execute(inputs["model"], 2.0, 0.1, end, False).args[0]}
+
+
+def late_easy_cache(inputs: Inputs) -> Inputs:
+    """The same to the end of the run: it leaves out all of the last steps."""
+    return easy_cache(inputs, 0.9)
 
 
 def lazy_cache(inputs: Inputs) -> Inputs:
     """The host's own cache, around the guider: it leaves out whole evaluations."""
-    return inputs | {"model": LazyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.7, False).args[0]}
+    return inputs | {"model": LazyCacheNode.execute(inputs["model"], 2.0, 0.1, 0.5, False).args[0]}
 
 
 def model_sampling(sampling: str, *, zsnr: bool = False) -> Companion:
