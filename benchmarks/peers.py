@@ -130,15 +130,27 @@ def sample(inputs: dict[str, Any]) -> Any:
 
 
 def count(action: Callable[[], Any]) -> tuple[Any, int]:
-    """What `action` returns, and the multiply-accumulates it executed (convolutions, matrix products, attention)."""
+    """What `action` returns, and the multiply-accumulates it executed (convolutions, matrix products, attention).
+
+    What runs on the meta device only prices a plan: nothing is executed there.
+    """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)
+        return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+    def executed(formula: Callable[..., int]) -> Callable[..., int]:
+        def counted(first: Any, *others: Any, **options: Any) -> int:
+            return 0 if isinstance(first, torch.Tensor) and first.is_meta else formula(first, *others, **options)
+
+        counted._get_raw = True  # the counter gives it tensors, not their shapes
+        return counted
 
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter = FlopCounterMode(display=False, custom_mapping={on_cpu: attention})
+    formulas = {**flop_registry, on_cpu: attention}
+    mapping = {operation: executed(formula) for operation, formula in formulas.items()}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with counter:
         value = action()
     return value, counter.get_total_flops() // 2

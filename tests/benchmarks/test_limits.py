@@ -15,7 +15,7 @@ from _limits import Limits
 from _measure import Clock
 from peers import count, sample
 
-from postdiff.postdiff_core import patch
+from postdiff.postdiff_core import cost, patch
 from postdiff.postdiff_core.presets import PRESETS
 from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
@@ -51,6 +51,13 @@ def test_a_truncated_step_does_the_work_that_the_report_counts(inputs, report):
     for kind, step in zip(limits.kinds_of(report), report["steps"], strict=True):
         _, executed = count(lambda kind=kind: limits.run(kind, steps=1))
         assert executed == pytest.approx(step["macs"], rel=1e-3)
+
+
+def test_pricing_a_plan_is_not_taken_for_executed_work(inputs):
+    cost._trace.cache_clear()
+    patched = patch.fill(inputs["model"], SETTINGS)
+    _, executed = count(lambda: sample({**inputs, "model": patched}))
+    assert executed == pytest.approx(patch.carried_by(patched).last_report["totals"]["macs"], rel=1e-3)
 
 
 def test_executed_work_is_the_counted_work(inputs, report):
