@@ -29,7 +29,13 @@ class MixedResolutionKSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, low_res_scale: float, low_res_until: float, upscale_method: str, **ksampler: Any
+        cls,
+        model: Any,
+        low_res_scale: float,
+        low_res_until: float,
+        upscale_method: str,
+        switch: str = MixedResolution.switch,
+        **ksampler: Any,
     ) -> io.NodeOutput:
-        technique = MixedResolution(low_res_scale, low_res_until, upscale_method)
+        technique = MixedResolution(low_res_scale, low_res_until, upscale_method, switch)
         return sample(patch.add(model, technique, observer_for(unique_id(cls))), ksampler)

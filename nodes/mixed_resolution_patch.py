@@ -27,6 +27,13 @@ class MixedResolutionPatch(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, low_res_scale: float, low_res_until: float, upscale_method: str) -> io.NodeOutput:
-        technique = MixedResolution(low_res_scale, low_res_until, upscale_method)
+    def execute(
+        cls,
+        model: Any,
+        low_res_scale: float,
+        low_res_until: float,
+        upscale_method: str,
+        switch: str = MixedResolution.switch,
+    ) -> io.NodeOutput:
+        technique = MixedResolution(low_res_scale, low_res_until, upscale_method, switch)
         return io.NodeOutput(patch.add(model, technique, observer_for(unique_id(cls))))

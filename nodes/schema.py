@@ -8,7 +8,7 @@ from typing import Any
 import nodes as comfy_nodes
 from comfy_api.latest import io
 
-from ..postdiff_core.schedule import UPSCALE_METHODS, MixedResolution
+from ..postdiff_core.schedule import SWITCHES, UPSCALE_METHODS, MixedResolution
 
 
 def schema(**fields: Any) -> io.Schema:
@@ -42,7 +42,7 @@ def ksampler_inputs() -> list[io.Input]:
 
 
 def mixed_resolution_inputs() -> list[io.Input]:
-    """beta, s and the upscaling of section 2.2."""
+    """beta, s, the upscaling of section 2.2, and the noise after the switch."""
     return [
         io.Float.Input(
             "low_res_scale",
@@ -69,6 +69,14 @@ def mixed_resolution_inputs() -> list[io.Input]:
             options=list(UPSCALE_METHODS),
             default=MixedResolution.upscale_method,
             tooltip="How the predicted picture is enlarged where the resolution changes. The paper uses bilinear.",
+        ),
+        io.Combo.Input(
+            "switch",
+            options=list(SWITCHES),
+            default=MixedResolution.switch,
+            optional=True,  # workflows saved before it existed do not have it
+            tooltip="How much noise the enlarged picture gets. paper: what the schedule says at that step. matched: as "
+            "much as hides at full size what the low size could not know; keeps more detail for the same work.",
         ),
     ]
 

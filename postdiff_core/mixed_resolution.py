@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import CellType, SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import comfy.sample
 import comfy.utils
 import torch
+from comfy.model_sampling import CONST
 from torch.nn.functional import interpolate
 
 from .architecture import latent_geometry
@@ -118,12 +120,43 @@ def sample_in_two_stages(
     first, last_x0 = _low_stage(sampling, low, switch, batch_index)
     x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
-    run.enter_stage(range(switch, len(run.plan.steps)))
+    sigmas = sampling.sigmas[switch:].clone()
+    if settings.switch == "matched":
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        sigmas = matched_sigmas(sigmas, size_ratio(sampling.size, low), model_sampling)
+    run.enter_stage(range(switch, len(run.plan.steps)), sigmas.tolist())
     guider.conds = conds
     forget_low_predictions()
     height, width = sampling.size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
-    return _full_stage(sampling, _keep_outside_mask(guider, sampling, x0, switch), switch, batch_index).run_by(executor)
+    start = _keep_outside_mask(guider, sampling, x0, sigmas[0])
+    return _full_stage(sampling, start, sigmas, switch, batch_index).run_by(executor)
+
+
+def matched_sigmas(sigmas: torch.Tensor, ratio: float, model_sampling: Any) -> torch.Tensor:
+    """The noise levels of stage 2 that match those of a stage 1 whose sides are 1 / `ratio` as long. Not in the paper.
+
+    Write a noisy latent as x0 + sigma * noise, and let r be the ratio. Averaging r x r pixels leaves what both sizes
+    hold as it is and divides the noise by r: at full size, noise of r * sigma hides as much of the coarse structure as
+    sigma does at low size. The paper noises the enlarged x0 to sigma itself. The model then finds less noise than the
+    x0 is uncertain by, and above the low size's finest frequencies, where the enlarged x0 holds nothing, it finds noise
+    of sigma alone: little enough that fine detail would show, so that its absence reads as a picture without any. At
+    r * sigma both agree: the coarse part is as uncertain as stage 1 left it, and the missing detail is hidden at a
+    level where the model still makes it up. The later levels follow by the same rule, so that stage 2 goes on through
+    the schedule where stage 1 stopped, in the same number of steps.
+
+    Flow models mix (1 - t) * x0 + t * noise: their sigma is t / (1 - t), and the rule reads t' = r t / (1 + (r - 1) t),
+    the timestep shift of Stable Diffusion 3 (Esser et al. 2024, section 5.3.2), found by the same argument. Elsewhere r
+    is lowered where needed to keep the first level within the model's.
+    """
+    if isinstance(model_sampling, CONST):
+        return ratio * sigmas / (1 + (ratio - 1) * sigmas)
+    return sigmas * min(ratio, float(model_sampling.sigma_max) / float(sigmas[0]))
+
+
+def size_ratio(size: Size, low: Size) -> float:
+    """How many times longer the sides of `size` are, on average."""
+    return math.sqrt(math.prod(size) / math.prod(low))
 
 
 def scale_cond(cond: dict, size: Size, low: Size) -> dict:
@@ -183,7 +216,9 @@ def _low_stage(
     return stage, last_x0
 
 
-def _full_stage(sampling: Sampling, start: torch.Tensor, switch: int, batch_index: list[int] | None) -> Sampling:
+def _full_stage(
+    sampling: Sampling, start: torch.Tensor, sigmas: torch.Tensor, switch: int, batch_index: list[int] | None
+) -> Sampling:
     def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
         if sampling.callback is not None:
             sampling.callback(switch + step, denoised, x, len(sampling.sigmas) - 1)
@@ -194,21 +229,21 @@ def _full_stage(sampling: Sampling, start: torch.Tensor, switch: int, batch_inde
     return replace(
         sampling,
         latent_image=start,
-        sigmas=sampling.sigmas[switch:].clone(),
+        sigmas=sigmas,
         callback=callback,
         seed=seed,
         noise=_noise(start.cpu(), seed, batch_index),
     )
 
 
-def _keep_outside_mask(guider: Any, sampling: Sampling, x0: torch.Tensor, switch: int) -> torch.Tensor:
+def _keep_outside_mask(guider: Any, sampling: Sampling, x0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """The upsampled x0 where the mask is active at the switch, the given latent elsewhere."""
     mask = sampling.denoise_mask
     if mask is None:
         return x0
     mask_function = guider.model_options.get("denoise_mask_function")
     if mask_function is not None:
-        sigma = sampling.sigmas[switch].reshape(1).to(mask.device)
+        sigma = sigma.reshape(1).to(mask.device)
         model = SimpleNamespace(inner_model=guider.model_patcher.model)
         mask = mask_function(sigma, mask, extra_options={"model": model, "sigmas": sampling.sigmas})
     mask = mask.to(x0)

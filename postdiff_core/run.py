@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -227,9 +228,11 @@ class Run:
             self._partners.clear()
             self._prompts.clear()
 
-    def enter_stage(self, stage: range) -> None:
-        """Begin the stage made of these steps."""
+    def enter_stage(self, stage: range, sigmas: Sequence[float] | None = None) -> None:
+        """Begin the stage made of these steps; `sigmas` from its first on, where they are not the run's own."""
         self.stage = stage
+        if sigmas is not None:
+            self.sigmas = (*[math.inf] * stage.start, *sigmas)
 
     def partner_of(self, branch: Branch) -> Branch | None:
         """The same branch of the other role, where exactly one positive and one negative conditioning ran together."""

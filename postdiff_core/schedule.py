@@ -20,6 +20,7 @@ Deep = Literal["off", "refresh", "reuse"]
 CrossAttn = Literal["off", "compute", "reuse"]
 
 MODES: tuple[Mode, ...] = ("cond", "average", "uncond", "cfg")
+SWITCHES = ("paper", "matched")
 UPSCALE_METHODS = ("bilinear", "nearest-exact", "bicubic", "area", "bislerp")
 
 
@@ -30,11 +31,13 @@ class MixedResolution:
     low_res_scale: float = 0.5  # beta
     low_res_until: Fraction = 0.5  # s
     upscale_method: str = "bilinear"
+    switch: str = "paper"  # the noise levels after the switch; `matched` is this project's (mixed_resolution.py)
 
     def __post_init__(self) -> None:
         _require_between(self.low_res_scale, 0.25, 1.0, "low_res_scale (beta)")
         _require_between(self.low_res_until, 0.0, 1.0, "low_res_until (s)")
         _require_one_of(self.upscale_method, UPSCALE_METHODS, "upscale_method")
+        _require_one_of(self.switch, SWITCHES, "switch")
 
 
 @dataclass(frozen=True)

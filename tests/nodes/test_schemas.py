@@ -12,7 +12,12 @@ from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 
 KSAMPLER = {name: None for name in comfy_nodes.KSampler.INPUT_TYPES()["required"]}
 METHODS = ["bilinear", "nearest-exact", "bicubic", "area", "bislerp"]
-MIXED = {"low_res_scale": (0.5, 0.25, 1.0), "low_res_until": (0.5, 0.0, 1.0), "upscale_method": ("bilinear", METHODS)}
+MIXED = {
+    "low_res_scale": (0.5, 0.25, 1.0),
+    "low_res_until": (0.5, 0.0, 1.0),
+    "upscale_method": ("bilinear", METHODS),
+    "switch": ("paper", ["paper", "matched"]),
+}
 PRESETS = ["auto", "sd15", "lcm", "sdxl", "pixart_alpha", "embedded", "off"]
 NODES = {
     MixedResolutionKSampler: (["LATENT", "MODEL"], KSAMPLER | MIXED),

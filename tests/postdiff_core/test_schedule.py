@@ -120,6 +120,7 @@ def test_every_layers_latest_output_before_c_is_recorded(case):
         (schedule.MixedResolution, {"low_res_until": -0.1}, "low_res_until"),
         (schedule.MixedResolution, {"low_res_until": math.nan}, "low_res_until"),
         (schedule.MixedResolution, {"upscale_method": "lanczos"}, "upscale_method"),
+        (schedule.MixedResolution, {"switch": "best"}, "switch"),
         (schedule.DeepCache, {"interval": 0}, "interval"),
         (schedule.DeepCache, {"interval": 21}, "interval"),
         (schedule.DeepCache, {"depth": 0}, "depth"),

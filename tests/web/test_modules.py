@@ -35,5 +35,6 @@ def shown(settings: Settings) -> dict[str, dict]:
     """The techniques of a preset, without what a timeline does not show."""
     asked = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
     for technique in asked.values():
-        technique.pop("upscale_method", None)
+        for unseen in ("upscale_method", "switch"):
+            technique.pop(unseen, None)
     return asked
