@@ -43,35 +43,37 @@ def _api_node(node: dict[str, Any], object_info: ObjectInfo, sources: dict[int, 
     links = {slot["name"]: sources[slot["link"]] for slot in node.get("inputs", ()) if slot.get("link") is not None}
     values = iter(node.get("widgets_values") or ())
     inputs: dict[str, Any] = {}
-    for name, spec in _specs(object_info[kind]):
+    for name, spec in specs_of(object_info[kind]):
         if is_widget(spec):
             try:
                 inputs[name] = next(values)
             except StopIteration:
                 raise ValueError(f"{where} has no value for {name!r}.") from None
-            for _ in range(_companions(name, spec)):
+            for _ in companions(name, spec):
                 next(values, None)
         if name in links:
             inputs[name] = links[name]
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": node.get("title", kind)}}
 
 
-def _specs(info: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+def specs_of(info: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+    """Name and specification of every input, in the canvas's order."""
     groups = (info["input"].get("required", {}), info["input"].get("optional", {}))
     return [item for group in groups for item in group.items()]
 
 
-def _options(spec: list[Any]) -> dict[str, Any]:
+def options_of(spec: list[Any]) -> dict[str, Any]:
     return spec[1] if len(spec) > 1 else {}
 
 
 def is_widget(spec: list[Any]) -> bool:
     """Whether an input is set on the node itself (and so has its place in `widgets_values`)."""
-    return (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not _options(spec).get("forceInput")
+    return (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not options_of(spec).get("forceInput")
 
 
-def _companions(name: str, spec: list[Any]) -> int:
-    """How many values the canvas adds after this one: what happens to a seed after a run, an upload button."""
-    options = _options(spec)
+def companions(name: str, spec: list[Any]) -> list[str]:
+    """The values the canvas adds after this one: what happens to a seed after a run, an upload button."""
+    options = options_of(spec)
     is_seed = spec[0] == "INT" and name in ("seed", "noise_seed")
-    return int(bool(options.get("control_after_generate") or is_seed)) + int(bool(options.get("image_upload")))
+    after_run = ["fixed"] if options.get("control_after_generate") or is_seed else []
+    return after_run + (["image"] if options.get("image_upload") else [])

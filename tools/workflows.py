@@ -1,0 +1,486 @@
+"""Write the graphs in workflows/: `python tools/workflows.py` (with COMFYUI_PATH set).
+
+Each runs as it is once the files it names are there, and draws the same picture twice: as ComfyUI alone would, and with
+PostDiff. After a change, `python dev.py screenshots thumbnails` pictures them anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from canvas_graph import Column, Graph, Node, Output
+from host import serving
+from pack import ROOT
+from workflow import ObjectInfo
+
+FOLDER = ROOT / "workflows"
+BLUE, GREEN, PURPLE = "#3f789e", "#88AA88", "#a1309b"
+LEFT, MIDDLE, SAMPLERS, DECODERS, PICTURES = 0, 430, 880, 1290, 1580  # where the columns begin
+CALIBRATE_WIDTH = 460
+LOADER_WIDTH, TEXT_WIDTH, SAMPLER_WIDTH, DECODER_WIDTH, PICTURE_WIDTH = 360, 380, 340, 230, 340
+STOCK_ROW, POSTDIFF_ROW = 0, 560
+HUB = "https://huggingface.co"
+
+SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
+SDXL = "sd_xl_base_1.0.safetensors"
+PIXART = "PixArt-XL-2-1024-MS.safetensors"
+T5 = "t5xxl_fp16.safetensors"
+SD_VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
+LCM_LORA = "lcm-lora-sdv1-5.safetensors"
+STYLE_LORA = "blindbox_V1Mix.safetensors"
+CANNY = "control_v11p_sd15_canny_fp16.safetensors"
+
+PROMPT = "a lighthouse on a cliff at sunset, waves, detailed painting"
+UNWANTED = "text, watermark, blurry"
+
+# Each file's folder under models/ and its address; the notes say where those without one come from.
+MODELS = {
+    SD15: ("checkpoints", f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{SD15}"),
+    SDXL: ("checkpoints", f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/{SDXL}"),
+    PIXART: ("diffusion_models", ""),
+    T5: ("text_encoders", f"{HUB}/comfyanonymous/flux_text_encoders/resolve/main/{T5}"),
+    SD_VAE: ("vae", f"{HUB}/stabilityai/sd-vae-ft-mse-original/resolve/main/{SD_VAE}"),
+    LCM_LORA: ("loras", ""),
+    STYLE_LORA: ("loras", ""),
+    CANNY: ("controlnet", f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CANNY}"),
+}
+
+
+@dataclass
+class Scene:
+    """What both samplers of a graph read."""
+
+    model: Output
+    clip: Output
+    vae: Output
+    positive: Output
+    negative: Output
+    latent: Output
+
+    def inputs(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "positive": self.positive,
+            "negative": self.negative,
+            "latent_image": self.latent,
+        }
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    with serving("--cpu") as server:
+        for name, text in written(server.get("/object_info")).items():
+            path = FOLDER / f"{name}.json"
+            path.write_text(text, encoding="utf-8")
+            print(path.relative_to(ROOT))
+
+
+def written(object_info: ObjectInfo) -> dict[str, str]:
+    """The content of every shipped workflow file, by its name."""
+    texts = {}
+    for lay_out in GRAPHS:
+        graph = Graph(lay_out.__name__, object_info, MODELS)
+        lay_out(graph)
+        texts[graph.name] = json.dumps(graph.document(), indent=1, ensure_ascii=False) + "\n"
+    return texts
+
+
+def embedded_model_side_by_side(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        """
+## The same prompt and seed, twice
+
+Above, ComfyUI's own KSampler; below, **KSampler (PostDiff)**: the same inputs, cheaper steps. Its timeline shows what
+each step will do and, after a run, what it saved.
+
+The model ships with the pack and draws emoji at 256 x 256: a style, *noto* or *fluent*, and a name, such as *noto red
+apple*, *fluent crab*, *noto rocket*.
+
+In a graph of your own: replace KSampler by **KSampler (PostDiff)**.
+"""
+    )
+    middle = graph.column(MIDDLE, TEXT_WIDTH)
+    scene = embedded_scene(left, middle, "noto red apple")
+    sampling = {"seed": 1, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+    side_by_side(graph, scene, sampling, preset="auto")
+
+
+def embedded_model_inpainting(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        """
+## Repaint a part, keep the rest
+
+First a picture is drawn, then only what lies under the mask (here the lower half, with a soft edge) is drawn again
+with another prompt. **Set Latent Noise Mask** works with **KSampler (PostDiff)** as with KSampler: the early steps
+repaint at low resolution, and what lies outside the mask stays what it was.
+
+The model ships with the pack; nothing to download.
+"""
+    )
+    middle = graph.column(MIDDLE, TEXT_WIDTH)
+    scene = embedded_scene(left, middle, "noto smiling face with sunglasses")
+    sampling = {"seed": 1, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+    middle.skip_group_title()
+    drawn = middle.add("KSampler", "Draw the picture", **scene.inputs(), **sampling)
+    repaint = graph.column(SAMPLERS, TEXT_WIDTH)
+    prompt = repaint.add("CLIPTextEncode", "Prompt for the masked part", clip=scene.clip, text="noto crying face")
+    size = {"width": 256, "height": 256}
+    nothing = repaint.add("SolidMask", "Keep everything", value=0.0, **size)
+    half = repaint.add("SolidMask", "Repaint this much", value=1.0, width=256, height=128)
+    soft = repaint.add("FeatherMask", "With a soft edge", mask=half["MASK"], top=16)
+    mask = repaint.add(
+        "MaskComposite",
+        "... in the lower half",
+        destination=nothing["MASK"],
+        source=soft["MASK"],
+        y=128,
+        operation="add",
+    )
+    masked = repaint.add("SetLatentNoiseMask", samples=drawn["LATENT"], mask=mask["MASK"])
+    graph.group("What to repaint", PURPLE, prompt, nothing, half, soft, mask, masked)
+    before = middle.add("VAEDecode", samples=drawn["LATENT"], vae=scene.vae)
+    shown = middle.add("PreviewImage", "Before", images=before["IMAGE"])
+    graph.group("The picture to change", PURPLE, drawn, before, shown)
+    scene.positive, scene.latent = prompt["CONDITIONING"], masked["LATENT"]
+    side_by_side(graph, scene, {**sampling, "seed": 2}, preset="auto", shift=TEXT_WIDTH + 70)
+
+
+def embedded_model_sampler_custom_advanced(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        """
+## PostDiff where the sampler is not KSampler
+
+**SamplerCustomAdvanced** takes noise, guider, sampler and sigmas from other nodes. The four techniques go onto the
+model before the guider, as patches: each alone or together, in any order. Bypass one (Ctrl+B) to see what it
+contributes.
+
+- **Mixed Resolution (patch)**: early steps at low resolution
+- **Deep Cache**: every second step reuses the deep blocks
+- **Cross-Attention Cache**, **CFG Cut-off**: the last quarter
+
+With a model of your own: put its loader in place of **Embedded Model**. Deep Cache needs a U-Net (SD1.5, SDXL).
+"""
+    )
+    middle = graph.column(MIDDLE, TEXT_WIDTH)
+    scene = embedded_scene(left, middle, "noto rocket")
+    middle.skip_group_title()
+    noise = middle.add("RandomNoise", noise_seed=1)
+    sampler = middle.add("KSamplerSelect", sampler_name="euler")
+    sigmas = middle.add("BasicScheduler", model=scene.model, scheduler="normal", steps=20)
+    graph.group("Both runs share these", PURPLE, noise, sampler, sigmas)
+
+    def run(column: Column, model: Output) -> tuple[Node, Node]:
+        prompts = {"positive": scene.positive, "negative": scene.negative}
+        guider = column.add("CFGGuider", model=model, cfg=3.0, **prompts)
+        inputs = {"noise": noise["NOISE"], "sampler": sampler["SAMPLER"], "sigmas": sigmas["SIGMAS"]}
+        run = column.add("SamplerCustomAdvanced", guider=guider["GUIDER"], latent_image=scene.latent, **inputs)
+        return guider, run
+
+    stock_guider, stock = run(graph.column(SAMPLERS, SAMPLER_WIDTH, STOCK_ROW), scene.model)
+    pictures = decode(graph, stock["output"], scene.vae, "Stock", STOCK_ROW)
+    graph.group("Stock", BLUE, stock_guider, stock, *pictures)
+    patches = graph.column(SAMPLERS, SAMPLER_WIDTH, POSTDIFF_ROW)
+    placed = [patches.add("MixedResolutionPatch", model=scene.model)]
+    for kind in ("DeepCachePatch", "CrossAttnCachePatch", "CFGCutoff"):
+        placed.append(patches.add(kind, model=placed[-1]["MODEL"]))
+    guider, postdiff = run(graph.column(DECODERS, SAMPLER_WIDTH, POSTDIFF_ROW), placed[-1]["MODEL"])
+    below = guider.box[3] + postdiff.box[3] + 150
+    shown = report(graph, placed[-1]["MODEL"], postdiff["output"], scene.vae, x=DECODERS, y=POSTDIFF_ROW + below)
+    graph.group("With PostDiff: same seed, same steps", GREEN, *placed, guider, postdiff, *shown)
+
+
+def calibrate_embedded_model(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        """
+## How to calibrate your model
+
+1. Put your loader in place of **Embedded Model**, LoRAs behind it.
+2. In **PostDiff Calibrate**, set prompts, size, sampler and steps to what you use; one prompt per line.
+3. Queue. It draws the prompts with many settings, keeps the better half and goes on. Cancel when you like: queue again and
+it goes on where it was.
+4. Its picture shows score against work, with the chosen settings in orange. Look at the examples below the plot.
+5. The preset is saved: press R, and every **KSampler (PostDiff)** offers it. Here it comes through a link.
+
+Without a CLIP vision model it ranks k, m and the number of steps only: starting at low resolution composes another
+picture, which no comparison with the stock run can judge. For all of them, connect **Load CLIP Vision** to clip_vision.
+Help (the question mark on the node) says more.
+"""
+    )
+    loader = left.add("PostDiffEmbeddedModel")
+    model = {"model": loader["MODEL"], "clip": loader["CLIP"], "vae": loader["VAE"]}
+    names = ("noto red apple", "fluent crab", "noto rocket", "fluent sunflower")
+    sampling = {"cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+    calibrate = graph.column(MIDDLE, CALIBRATE_WIDTH).add(
+        "PostDiffCalibrate",
+        **model,
+        **sampling,
+        prompts="\n".join(names),
+        steps="12, 20",
+        width=256,
+        height=256,
+        seeds=1,
+        least_speedup=2.0,
+        preset_name="my emoji model",
+    )
+    graph.group("Find the settings", PURPLE, calibrate)
+    shift = MIDDLE + CALIBRATE_WIDTH + 70 - SAMPLERS
+    middle = graph.column(SAMPLERS + shift, TEXT_WIDTH)
+    middle.skip_group_title()
+    scene = prompted(middle, **model, side=256, text="noto hamburger", unwanted="")
+    use = {"seed": 1, "steps": calibrate["steps"], **sampling, "preset": calibrate["preset"]}
+    sampler = middle.add("PostDiffKSampler", **scene.inputs(), **use)
+    pictures = decode(graph, sampler["LATENT"], scene.vae, "With PostDiff", 0, shift + TEXT_WIDTH - SAMPLER_WIDTH)
+    graph.group("Use them", GREEN, sampler, *pictures)
+
+
+def sd15_side_by_side(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        f"""
+## SD1.5 with the paper's settings
+
+768 x 768, 20 steps, cfg 7.5; beta 1/2, s 1/2, k 2, m 3/4. The same prompt and seed with KSampler (above) and with
+**KSampler (PostDiff)** (below).
+
+**File**: [{SD15}]({MODELS[SD15][1]}) in `models/checkpoints`. Any other SD1.5 checkpoint does as well.
+
+**What to expect**: 3.3 times less work a picture. The authors measured 2.57x on an A5000. It is another picture than
+the stock one, as with another seed, because its layout is decided at low resolution. The first run also loads the
+model: compare the second. Below 512 pixels choose a larger beta.
+"""
+    )
+    scene = checkpoint_scene(left, graph.column(MIDDLE, TEXT_WIDTH), SD15, 768)
+    sampling = {"seed": 1, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"}
+    side_by_side(graph, scene, sampling, preset="sd15", reported=True)
+
+
+def lcm_side_by_side(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        f"""
+## LCM in eight steps, and cheaper ones
+
+768 x 768, 8 steps, cfg 1; beta 1/2, s 1/2, m 1/2, no deep cache (so few steps have too little in common).
+
+**Files**: [{SD15}]({MODELS[SD15][1]}) in `models/checkpoints`; [the LCM
+LoRA]({HUB}/latent-consistency/lcm-lora-sdv1-5/resolve/main/pytorch_lora_weights.safetensors), renamed to {LCM_LORA},
+in `models/loras`.
+
+**What to expect**: 1.7 times less work a picture. The authors measured 1.27x on an A5000. With cfg 1 there is no
+negative prompt to drop: what saves here are the low-resolution steps and the cross-attention cache.
+"""
+    )
+    loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
+    lora = left.add("LoraLoader", "LCM LoRA", model=loader["MODEL"], clip=loader["CLIP"], lora_name=LCM_LORA)
+    lcm = left.add("ModelSamplingDiscrete", "LCM's noise schedule", model=lora["MODEL"], sampling="lcm")
+    scene = prompted(graph.column(MIDDLE, TEXT_WIDTH), lcm["MODEL"], lora["CLIP"], loader["VAE"], 768)
+    sampling = {"seed": 1, "steps": 8, "cfg": 1.0, "sampler_name": "lcm", "scheduler": "sgm_uniform"}
+    side_by_side(graph, scene, sampling, preset="lcm", reported=True)
+
+
+def sdxl_side_by_side(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        f"""
+## SDXL with the paper's settings
+
+1024 x 1024, 20 steps, cfg 5; beta 3/4, s 1/5, k 2, m 3/4. The same prompt and seed with KSampler (above) and with
+**KSampler (PostDiff)** (below).
+
+**File**: [{SDXL}]({MODELS[SDXL][1]}) in `models/checkpoints`. Any other SDXL checkpoint does as well; for Turbo and
+Lightning choose `lcm` as preset.
+
+**What to expect**: 2.4 times less work a picture. The authors measured 2.09x on an A5000. The first run also loads
+the model: compare the second.
+"""
+    )
+    scene = checkpoint_scene(left, graph.column(MIDDLE, TEXT_WIDTH), SDXL, 1024)
+    sampling = {"seed": 1, "steps": 20, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
+    side_by_side(graph, scene, sampling, preset="sdxl", reported=True)
+
+
+def pixart_alpha_side_by_side(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        f"""
+## PixArt-alpha with the paper's settings
+
+1024 x 1024, 20 steps, cfg 4.5; beta 3/4, s 1/2, m 3/4. No deep cache: a transformer has no skip connections.
+
+**Files**: [the transformer]({HUB}/PixArt-alpha/PixArt-XL-2-1024-MS/tree/main/transformer), renamed to {PIXART}, in
+`models/diffusion_models`; [{T5}]({MODELS[T5][1]}) in `models/text_encoders`; [the SD1.5 VAE]({MODELS[SD_VAE][1]}) in
+`models/vae`.
+
+**What to expect**: 1.7 times less work a picture. The authors measured 1.49x on an A5000, 1.27x on an H100.
+PixArt-sigma: the same graph, with the SDXL VAE and CLIP Text Encode.
+"""
+    )
+    model = left.add("UNETLoader", unet_name=PIXART, weight_dtype="default")
+    clip = left.add("CLIPLoader", clip_name=T5, type="pixart")
+    vae = left.add("VAELoader", vae_name=SD_VAE)
+    middle = graph.column(MIDDLE, TEXT_WIDTH)
+    size = {"width": 1024, "height": 1024, "clip": clip["CLIP"]}
+    positive = middle.add("CLIPTextEncodePixArtAlpha", "Prompt", text=PROMPT, **size)
+    negative = middle.add("CLIPTextEncodePixArtAlpha", "Negative prompt", text="", **size)
+    latent = middle.add("EmptyLatentImage", width=1024, height=1024)
+    prompts = positive["CONDITIONING"], negative["CONDITIONING"]
+    scene = Scene(model["MODEL"], clip["CLIP"], vae["VAE"], *prompts, latent["LATENT"])
+    sampling = {"seed": 1, "steps": 20, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal"}
+    side_by_side(graph, scene, sampling, preset="pixart_alpha", reported=True)
+
+
+def controlnet_lora(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        f"""
+## ControlNet and LoRA, with PostDiff
+
+Nothing special to do: the LoRA is on the model, the ControlNet on the prompts, PostDiff in the sampler. Hints are
+scaled with the steps at low resolution.
+
+**Files**: [{SD15}]({MODELS[SD15][1]}) in `models/checkpoints`; [{CANNY}]({MODELS[CANNY][1]}) in `models/controlnet`;
+any SD1.5 LoRA in `models/loras` (here {STYLE_LORA}, from ComfyUI's LoRA tutorial).
+
+**What to expect**: the picture follows the edges in both runs. The ControlNet itself runs in every step, so the
+speed-up is smaller than without.
+"""
+    )
+    loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
+    lora = left.add("LoraLoader", "Style LoRA", model=loader["MODEL"], clip=loader["CLIP"], lora_name=STYLE_LORA)
+    control = left.add("ControlNetLoader", control_net_name=CANNY)
+    middle = graph.column(MIDDLE, TEXT_WIDTH)
+    scene = prompted(middle, lora["MODEL"], lora["CLIP"], loader["VAE"], 768)
+    middle.skip_group_title()
+    image = middle.add("LoadImage", "What to follow", image="example.png")
+    edges = middle.add("Canny", "Its edges", image=image["IMAGE"])
+    prompts: dict[str, Any] = {"positive": scene.positive, "negative": scene.negative}
+    applied = middle.add(
+        "ControlNetApplyAdvanced", **prompts, control_net=control["CONTROL_NET"], image=edges["IMAGE"], strength=0.8
+    )
+    graph.group("ControlNet", PURPLE, image, edges, applied)
+    scene.positive, scene.negative = applied["positive"], applied["negative"]
+    sampling = {"seed": 1, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"}
+    side_by_side(graph, scene, sampling, preset="sd15", reported=True)
+
+
+def inpainting(graph: Graph) -> None:
+    left = graph.column(LEFT, LOADER_WIDTH)
+    left.note(
+        f"""
+## Inpainting with PostDiff
+
+A part of a picture is repainted, the rest stays. Works with ordinary and with inpainting checkpoints.
+
+**File**: [{SD15}]({MODELS[SD15][1]}) in `models/checkpoints`.
+
+**Your own mask**: right-click **Load Image**, *Open in MaskEditor*, paint, then connect its MASK to **Set Latent
+Noise Mask** in place of the square.
+
+**What to expect**: outside the mask both results are the original (as well as the VAE can give it back); inside, the
+early steps repaint at low resolution.
+"""
+    )
+    loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
+    middle = graph.column(MIDDLE, TEXT_WIDTH)
+    positive, negative = prompts(middle, loader["CLIP"], "a lighthouse on a cliff", UNWANTED)
+    middle.skip_group_title()
+    image = middle.add("LoadImage", "Picture to change", image="example.png")
+    encoded = middle.add("VAEEncode", pixels=image["IMAGE"], vae=loader["VAE"])
+    left.skip_group_title()
+    around = left.add("SolidMask", "Keep this", value=0.0, width=768, height=768)
+    square = left.add("SolidMask", "Repaint this", value=1.0, width=384, height=384)
+    edge = dict.fromkeys(("left", "top", "right", "bottom"), 48)
+    soft = left.add("FeatherMask", "With a soft edge", mask=square["MASK"], **edge)
+    place = {"destination": around["MASK"], "source": soft["MASK"], "x": 192, "y": 192, "operation": "add"}
+    mask = left.add("MaskComposite", "... in the middle", **place)
+    graph.group("A square mask", PURPLE, around, square, soft, mask)
+    masked = middle.add("SetLatentNoiseMask", samples=encoded["LATENT"], mask=mask["MASK"])
+    graph.group("What to repaint", PURPLE, image, encoded, masked)
+    scene = Scene(loader["MODEL"], loader["CLIP"], loader["VAE"], positive, negative, masked["LATENT"])
+    sampling = {"seed": 1, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.9}
+    side_by_side(graph, scene, sampling, preset="sd15", reported=True)
+
+
+def embedded_scene(left: Column, middle: Column, text: str) -> Scene:
+    loader = left.add("PostDiffEmbeddedModel")
+    return prompted(middle, loader["MODEL"], loader["CLIP"], loader["VAE"], 256, text, "")
+
+
+def checkpoint_scene(left: Column, middle: Column, checkpoint: str, side: int) -> Scene:
+    loader = left.add("CheckpointLoaderSimple", ckpt_name=checkpoint)
+    return prompted(middle, loader["MODEL"], loader["CLIP"], loader["VAE"], side)
+
+
+def prompted(
+    column: Column, model: Output, clip: Output, vae: Output, side: int, text: str = PROMPT, unwanted: str = UNWANTED
+) -> Scene:
+    """Both prompts and an empty square latent."""
+    positive, negative = prompts(column, clip, text, unwanted)
+    latent = column.add("EmptyLatentImage", width=side, height=side)
+    return Scene(model, clip, vae, positive, negative, latent["LATENT"])
+
+
+def prompts(column: Column, clip: Output, text: str, unwanted: str) -> tuple[Output, Output]:
+    positive = column.add("CLIPTextEncode", "Prompt", clip=clip, text=text)
+    negative = column.add("CLIPTextEncode", "Negative prompt", clip=clip, text=unwanted)
+    return positive["CONDITIONING"], negative["CONDITIONING"]
+
+
+def side_by_side(
+    graph: Graph, scene: Scene, sampling: dict[str, Any], *, preset: str, reported: bool = False, shift: int = 0
+) -> None:
+    """The stock KSampler above, KSampler (PostDiff) below, each with its picture; the report if wished."""
+    stock = graph.column(SAMPLERS + shift, SAMPLER_WIDTH, STOCK_ROW).add("KSampler", **scene.inputs(), **sampling)
+    pictures = decode(graph, stock["LATENT"], scene.vae, "Stock", STOCK_ROW, shift)
+    graph.group("Stock KSampler", BLUE, stock, *pictures)
+    samplers = graph.column(SAMPLERS + shift, SAMPLER_WIDTH, POSTDIFF_ROW)
+    postdiff = samplers.add("PostDiffKSampler", **scene.inputs(), **sampling, preset=preset)
+    place = {"x": DECODERS + shift, "y": POSTDIFF_ROW}
+    if reported:
+        shown = report(graph, postdiff["MODEL"], postdiff["LATENT"], scene.vae, **place)
+    else:
+        shown = decode(graph, postdiff["LATENT"], scene.vae, "With PostDiff", POSTDIFF_ROW, shift)
+    graph.group("PostDiff: same seed, same steps", GREEN, postdiff, *shown)
+
+
+def decode(graph: Graph, latent: Output, vae: Output, title: str, y: int, shift: int = 0) -> list[Node]:
+    """The picture of a latent, saved under its title."""
+    decoded = graph.column(DECODERS + shift, DECODER_WIDTH, y).add("VAEDecode", samples=latent, vae=vae)
+    name = "PostDiff/" + title.split()[-1].lower()
+    pictures = graph.column(PICTURES + shift, PICTURE_WIDTH, y)
+    return [decoded, pictures.add("SaveImage", title, images=decoded["IMAGE"], filename_prefix=name)]
+
+
+def report(graph: Graph, model: Output, latent: Output, vae: Output, *, x: int, y: int) -> list[Node]:
+    """What the run did, as a picture of its steps, and the picture it drew."""
+    column = graph.column(x, DECODER_WIDTH, y)
+    told = column.add("PostDiffReport", model=model, latent=latent)
+    decoded = column.add("VAEDecode", samples=told["LATENT"], vae=vae)
+    right = graph.column(x + PICTURES - DECODERS, PICTURE_WIDTH, y)
+    saved = right.add("SaveImage", "With PostDiff", images=decoded["IMAGE"], filename_prefix="PostDiff/postdiff")
+    below = graph.column(x, PICTURES - DECODERS + PICTURE_WIDTH, right.y)
+    return [told, decoded, saved, below.add("PreviewImage", "What each step cost", images=told["timeline"])]
+
+
+GRAPHS: tuple[Callable[[Graph], None], ...] = (
+    embedded_model_side_by_side,
+    embedded_model_inpainting,
+    embedded_model_sampler_custom_advanced,
+    calibrate_embedded_model,
+    sd15_side_by_side,
+    lcm_side_by_side,
+    sdxl_side_by_side,
+    pixart_alpha_side_by_side,
+    controlnet_lora,
+    inpainting,
+)
+
+if __name__ == "__main__":
+    main()
