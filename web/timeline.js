@@ -5,10 +5,11 @@ import { api } from "../../scripts/api.js";
 import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "./drawing.mjs";
 import { LANES, WIDGETS, estimates } from "./estimate.mjs";
 import { allNodes, isBypassed, isMuted, readGraph } from "./graph.mjs";
+import { STYLE } from "./style.mjs";
 
 const MARGIN = 6;
 const REFRESH_MS = 120;
-const PADDING = 11; // above and below, as in timeline.css
+const PADDING = 11; // above and below, as in style.mjs
 const LINE = 15;
 
 /** Node -> its timeline. */
@@ -29,6 +30,7 @@ class Timeline {
     this.element.className = "postdiff-timeline";
     this.element.dataset.testid = "postdiff-timeline";
     this.element.innerHTML =
+      STYLE +
       `<div class="content"><div class="picture"></div>` +
       `<div class="status" data-testid="postdiff-status"><em class="badge"></em><span></span></div>` +
       `<div class="notes" data-testid="postdiff-notes"></div><div class="legend"></div></div>`;
@@ -177,19 +179,12 @@ function onEnd({ detail: { prompt_id: prompt } }) {
   refresh();
 }
 
-async function adoptStyle(url) {
-  const sheet = new CSSStyleSheet();
-  await sheet.replace(await (await fetch(url)).text());
-  document.adoptedStyleSheets.push(sheet);
-}
-
 app.registerExtension({
   name: "postdiff.timeline",
   nodeCreated(node) {
     if (LANES[node.comfyClass]) timelines.set(node, new Timeline(node));
   },
-  async setup() {
-    await adoptStyle(new URL("timeline.css", import.meta.url));
+  setup() {
     api.addEventListener("execution_start", onStart);
     api.addEventListener("postdiff.plan", onPlan);
     for (const event of ["postdiff.step", "postdiff.report"]) api.addEventListener(event, onProgress);

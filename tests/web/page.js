@@ -74,7 +74,7 @@ window.postdiffTest = (() => {
         xattn,
         cfg,
       })),
-    text: (id, part) => (part ? element(id).querySelector(`.${part}`) : element(id)).textContent,
+    text: (id, part) => element(id).querySelector(`.${part || "content"}`).textContent,
     state: (id) => element(id).dataset.state,
     isMarked: (id) => element(id).querySelector(".now") !== null,
     isShown: (id) => element(id).isConnected,

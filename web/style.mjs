@@ -1,3 +1,5 @@
+/** How a timeline looks. It lies in the timeline's own element and comes and goes with it. */
+export const STYLE = `<style>
 /* Blue and orange stay apart under every common colour blindness; each tone differs in shape as well. */
 .postdiff-timeline {
   --computed: #1f6fb5;
@@ -165,3 +167,4 @@
   margin: 0 2px;
   border-left: 1.5px dashed currentColor;
 }
+</style>`;
