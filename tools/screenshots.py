@@ -29,6 +29,7 @@ GRAPH_AREA = {"x": 60, "y": 105, "width": 1160, "height": 640}  # without tabs a
 THUMBNAIL = (640, 353)
 HELP = ROOT / "web" / "docs" / "images"
 GRAPHS = ROOT / "screenshots"
+SEEDS = {"KSampler": "seed", "PostDiffKSampler": "seed", "RandomNoise": "noise_seed"}
 WORKFLOW = ROOT / "workflows" / "embedded_model_side_by_side.json"
 
 
@@ -96,8 +97,9 @@ def picture_graph(context: BrowserContext, server: Server) -> None:
 
 
 def picture_thumbnails(context: BrowserContext, server: Server) -> None:
-    """What each shipped graph looks like; after a run, where it needs no checkpoint of the user's."""
-    canvas = Canvas.open(context, server, nodes_2=False, **{"Comfy.ColorPalette": "dark"})
+    """What each shipped graph looks like; after a run where the model comes with it, else with its estimate."""
+    legible = {"Comfy.ColorPalette": "dark", "LiteGraph.Canvas.MinFontSizeForLOD": 0}
+    canvas = Canvas.open(context, server, nodes_2=False, **legible)
     for seed, path in enumerate(tqdm(sorted(WORKFLOW.parent.glob("*.json")), desc="Thumbnails"), start=11):
         show_after_run(canvas, path, seed)
         whole = Image.open(BytesIO(canvas.page.screenshot(clip=GRAPH_AREA))).convert("RGB")
@@ -106,14 +108,14 @@ def picture_thumbnails(context: BrowserContext, server: Server) -> None:
 
 
 def show_after_run(canvas: Canvas, path: Path, seed: int) -> None:
-    """Load a graph, run it if it brings its model along, and bring all of it into view."""
+    """Load a graph, run it if it brings its model along and takes seconds, and bring all of it into view."""
     workflow = json.loads(path.read_text(encoding="utf-8"))
     canvas.load_workflow(workflow, path.stem)
     kinds = {str(node["id"]): node["type"] for node in workflow["nodes"]}
-    if "PostDiffEmbeddedModel" in kinds.values():
+    if "PostDiffEmbeddedModel" in kinds.values() and "PostDiffCalibrate" not in kinds.values():
         for node, kind in kinds.items():
-            if kind in ("KSampler", "PostDiffKSampler", "MixedResolutionKSampler"):
-                canvas.set(node, seed=seed)  # or the server would have the picture already
+            if kind in SEEDS:
+                canvas.set(node, **{SEEDS[kind]: seed})  # or the server would have the picture already
         if canvas.run() != "success":
             raise RuntimeError(f"{path.name} did not run:\n{canvas.server.last_words()}")
     canvas.fit_view()
