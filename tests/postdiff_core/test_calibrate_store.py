@@ -12,7 +12,7 @@ from postdiff.postdiff_core.calibrate.store import SCORES, Store
 from reference import Techniques
 
 ABOUT = {"model_class": "Tiny", "model": "abc"}
-RUN, OTHER = {"steps": 4, "prompt": "é, 日本"}, {"steps": 5, "prompt": "é, 日本"}
+RUN, OTHER = {"steps": 4, "prompt": "é, \u65e5\u672c"}, {"steps": 5, "prompt": "é, \u65e5\u672c"}
 
 
 def test_latents_and_scores_are_there_the_next_time(tmp_path):
