@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch.nn import Linear
 
 CPU = torch.device("cpu")
 WIDTH, TOKENS = 16, 7  # of tiny_models' prompts
@@ -24,7 +25,7 @@ class Clip:
     """A text encoder whose prompts are random, but always the same."""
 
     def __init__(self, embedding: int = EMBEDDING, width: int = WIDTH) -> None:
-        self.cond_stage_model = torch.nn.Linear(width, embedding)
+        self.cond_stage_model = Linear(width, embedding)
         self.patcher = _patcher(self.cond_stage_model)
         self.layer_idx = None
         self.encoded: list[str] = []
@@ -47,7 +48,7 @@ class Vae:
     """A decoder that shows three of the four latent channels, eight pixels a number."""
 
     def __init__(self) -> None:
-        self.first_stage_model = torch.nn.Linear(2, 2)
+        self.first_stage_model = Linear(2, 2)
         self.patcher = _patcher(self.first_stage_model)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,7 @@ class ClipVision:
     """An image encoder: the picture's mean colours in a few cells, projected."""
 
     def __init__(self, embedding: int = EMBEDDING) -> None:
-        self.model = SimpleNamespace(visual_projection=torch.nn.Linear(12, embedding))
+        self.model = SimpleNamespace(visual_projection=Linear(12, embedding))
         self.patcher = _patcher(self.model.visual_projection)
 
     def encode_image(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
