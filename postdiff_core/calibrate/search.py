@@ -1,6 +1,6 @@
 """Successive halving (Jamieson and Talwalkar 2016) over settings, and the choice among those that are left.
 
-Every candidate draws one picture; the better half draws twice as many, and so on, until few are left on all pictures.
+Every candidate draws one picture; the better half draws twice as many, and so on, until few are left.
 Knows neither models nor pictures: candidates are whatever is hashable, pictures are numbers.
 """
 
@@ -12,6 +12,8 @@ from statistics import mean, stdev
 from typing import Generic, NamedTuple, TypeVar
 
 C = TypeVar("C", bound=Hashable)
+
+ENOUGH_FOR_TWO = 16  # pictures on which the last two candidates are compared
 
 
 class Rung(NamedTuple):
@@ -29,9 +31,9 @@ class Difference(NamedTuple):
 
 
 def rungs(candidates: int, pictures: int) -> list[Rung]:
-    """Half the candidates and twice the pictures each time, until the two best have drawn all of them."""
+    """Half the candidates and twice the pictures each time, until all are drawn, or sixteen by the last two."""
     ladder = [Rung(candidates, min(1, pictures))]
-    while ladder[-1].pictures < pictures:
+    while ladder[-1].pictures < (pictures if ladder[-1].candidates > 2 else min(pictures, ENOUGH_FOR_TWO)):
         fewer = min(candidates, max(2, math.ceil(ladder[-1].candidates / 2)))
         ladder.append(Rung(fewer, min(2 * ladder[-1].pictures, pictures)))
     return ladder
@@ -62,7 +64,7 @@ class Search(Generic[C]):
         self._ladder = rungs(len(self.cost), pictures)
 
     def run(self, measure: Callable[[C, int], float], measured: Callable[[], None] = lambda: None) -> None:
-        """Measure and drop until those left have drawn all pictures; `measured` is called after every score."""
+        """Measure and drop until those left have drawn enough; `measured` is called after every score."""
         for rung in self._ladder:
             self.left = self._best(rung.candidates)
             for picture in range(rung.pictures):

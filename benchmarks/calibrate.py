@@ -1,0 +1,147 @@
+"""Does the calibration find what the full grid would, at a fraction of the cost? On the embedded model.
+
+    python dev.py bench calibrate --pictures 32 --threads 1
+
+Every setting of the quick grid draws every picture once; a picture is judged by its distance from the training picture
+of its prompt, which can rank mixed resolution too. Then the search is replayed on these scores in random orders of the
+pictures. Scores are kept as they come: an interrupted measurement goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import _host
+
+STEPS = 8
+LEAST_SPEEDUP = 1.5
+REPLAYS = 1000
+SMALL_SETS = (1, 2, 4, 8)
+
+
+def main() -> None:
+    options = _parse()
+    _host.start(options)
+    result = measure(options)
+
+    from _calibration import table
+    from _results import save
+
+    save(f"calibrate-embedded-{options.device}", result, table(result))
+    print(json.dumps(result, indent=1) if options.json else table(result))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The full grid's errors, and what they say about the search and about small sets."""
+    from _calibration import agreement, replay
+    from _measure import machine
+    from _subjects import EmbeddedModel
+
+    from postdiff.embedded_model.loader import WEIGHTS, sha256
+
+    subject = EmbeddedModel(options.pictures)
+    shares = grid(subject)
+    weights = sha256(WEIGHTS)
+    partial = options.partial or Path(os.environ["POSTDIFF_CACHE"]) / f"calibrate-{weights[:12]}.jsonl"
+    errors = errors_of(subject, shares, partial, options.minutes)
+    pictures = len(next(iter(errors.values())))
+    searched = {str(each): errors[str(each)] for each, share in shares.items() if share * LEAST_SPEEDUP <= 1}
+    only_s = {str(each): errors[str(each)] for each in shares if varies_s_only(each)}
+    cost = {str(each): share for each, share in shares.items() if str(each) in searched}
+    return {
+        "benchmark": "calibrate",
+        "title": f"{subject.title}, {STEPS} steps",
+        "error_is": subject.error_is,
+        "weights": weights,
+        "machine": machine(options.device),
+        "pictures": pictures,
+        "least_speedup": LEAST_SPEEDUP,
+        "candidates": [
+            {"name": str(each), "share": share, "searched": str(each) in searched, "errors": errors[str(each)]}
+            for each, share in shares.items()
+        ],
+        "replays": REPLAYS,
+        "replay": replay(searched, cost, REPLAYS)._asdict(),
+        "agreement": {
+            size: {"all searched": agreement(searched, size, 200), "s alone (figure 9)": agreement(only_s, size, 200)}
+            for size in SMALL_SETS
+            if 2 * size <= pictures
+        },
+    }
+
+
+def grid(subject: Any) -> dict[Any, float]:
+    """The candidates of the search and those that differ in s alone, each with its share of the stock run's work."""
+    from postdiff.postdiff_core.calibrate.grid import QUICK, Lists, abilities
+    from postdiff.postdiff_core.calibrate.pricing import Pricing
+
+    given = subject.inputs[0]
+    pricing = Pricing(
+        given["model"],
+        given["sampler_name"],
+        given["scheduler"],
+        given["cfg"],
+        tuple(given["latent_image"]["samples"].shape[-2:]),
+        given["positive"][0][0].shape[1],
+        STEPS,
+    )
+    every = pricing.distinct(Lists((STEPS,), **QUICK).candidates(abilities(given["model"], given["cfg"])))
+    shares = {each: pricing.share(each) for each in every}
+    return {each: share for each, share in shares.items() if share * LEAST_SPEEDUP <= 1 or varies_s_only(each)}
+
+
+def varies_s_only(candidate: Any) -> bool:
+    """Whether it is the stock run or starts at half size, with everything computed: what figure 9 compares."""
+    return candidate == candidate.uncached(STEPS) and candidate.low_res_scale in (0.5, 1.0)
+
+
+def errors_of(subject: Any, candidates: Any, partial: Path, minutes: float) -> dict[str, list[float]]:
+    """Every candidate's error on every picture that all have drawn when the time is up.
+
+    Those in the file `partial` are not measured again.
+    """
+    import nodes
+    from tqdm import tqdm
+
+    from postdiff.postdiff_core import patch
+
+    done: dict[tuple[str, int], float] = {}
+    if partial.exists():
+        for record in map(json.loads, partial.read_text(encoding="utf-8").splitlines()):
+            done[record["candidate"], record["picture"]] = record["error"]
+    pictures = range(len(subject.inputs))
+    wanted = [(each, picture) for picture in pictures for each in candidates if (str(each), picture) not in done]
+    deadline = time.monotonic() + 60 * minutes
+    with open(partial, "a", encoding="utf-8") as log:
+        for candidate, picture in tqdm(wanted, disable=None):
+            if time.monotonic() >= deadline:
+                break
+            inputs = subject.inputs[picture] | {"steps": candidate.steps}
+            inputs["model"] = patch.fill(inputs["model"], candidate.settings)
+            error = subject.error(picture, nodes.KSampler().sample(**inputs)[0]["samples"])
+            done[str(candidate), picture] = error
+            print(json.dumps({"candidate": str(candidate), "picture": picture, "error": error}), file=log, flush=True)
+    complete = [picture for picture in pictures if all((str(each), picture) in done for each in candidates)]
+    if len(complete) < 2:
+        raise SystemExit(f"Only {len(complete)} pictures are complete: give it more --minutes.")
+    return {str(each): [done[str(each), picture] for picture in complete] for each in candidates}
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev.py bench calibrate", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--pictures", type=int, default=32, help="prompts, one seed each")
+    parser.add_argument("--minutes", type=float, default=600, help="then what is complete counts; 0: what there is")
+    parser.add_argument(
+        "--partial", type=Path, help="where the scores are kept as they come; default: the cache folder"
+    )
+    _host.add_options(parser)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
