@@ -321,7 +321,6 @@ def main(arguments: Sequence[str]) -> None:
             work(evaluation, evaluation.tasks())
         finally:
             remove_scratch(evaluation.store.root)
-        say("Scoring ...")
         print(summary.write(evaluation.store, evaluation.models, evaluation.judges))
         say(f"Everything is in {evaluation.store.root}.")
 

@@ -1,6 +1,8 @@
 """Pictures of the embedded model by a worker in this process, judged by small random networks from real files."""
 
 import argparse
+import contextlib
+import re
 from pathlib import Path
 
 import comfy.utils
@@ -16,7 +18,7 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 
 import evaluate
 import tiny_judges
-from evaluation import networks, summary
+from evaluation import cluster, networks, summary
 from evaluation.prompts import Prompt
 from evaluation.store import Shard, Store
 from evaluation.worker import DeviceLost, Worker, give_up
@@ -181,6 +183,18 @@ def test_the_folder_holds_records_summary_table_and_plot(finished, evaluation):
 def test_all_work_is_done_so_that_nothing_is_left_for_another_run(finished, evaluation):
     assert all(evaluation.store.has(task.shard) for task in evaluation.tasks())
     evaluate.work(evaluation, evaluation.tasks())  # would start Ray
+
+
+def test_a_dry_run_prints_the_hours_of_every_row_and_stores_nothing(evaluation, worker, monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "cluster", lambda *_: contextlib.nullcontext(cluster.Resources(2, "cpu")))
+    monkeypatch.setattr(cluster, "call", lambda job, resources, method, *given: getattr(worker, method)(*given))
+    monkeypatch.setattr(evaluation.store, "root", tmp_path)
+    stock, mixed, real, total = evaluate.dry_run(evaluation).splitlines()
+    for line, count in ((stock, 3), (mixed, 3), (real, 4)):
+        seconds, hours = map(float, re.search(rf": ([\d.]+) s x {count} = ([\d.]+) h$", line).groups())
+        assert hours == pytest.approx(seconds * count / 3600, abs=0.006)
+    assert re.fullmatch(r"[\d.]+ CPU worker hours on cpu: [\d.]+ hours on 2 of them\.", total)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_prompt_that_is_none_is_recorded_and_the_others_are_drawn(worker):

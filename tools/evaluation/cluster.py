@@ -45,6 +45,16 @@ class Resources:
     device: str
 
 
+@dataclass(frozen=True)
+class Events:
+    """What `run` tells the one who waits."""
+
+    done: Callable[[Task, Outcome], None]
+    redone: Callable[[Task, str], None]
+    given_up: Callable[[Task, str], None]
+    waited: Callable[[], None]
+
+
 @contextlib.contextmanager
 def cluster(address: str | None, workers: int | None, device: str | None) -> Iterator[Resources]:
     """Connect to the Ray cluster at `address`, or start one on this machine; it ends with the block, however that ends.
@@ -52,6 +62,7 @@ def cluster(address: str | None, workers: int | None, device: str | None) -> Ite
     `device` cpu or cuda, by default cuda where the cluster has a GPU; `workers` by default one for each GPU, or one.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own choice is to yield to everything else on the machine
     with tempfile.TemporaryDirectory(prefix="pd-ray-", ignore_cleanup_errors=True) as folder:
         # A short path: it will hold sockets.
         where: dict[str, Any] = {"address": address}
@@ -112,16 +123,6 @@ def run(job: Job, resources: Resources, tasks: Iterable[Task], events: Events) -
                 events.done(task, outcome)
 
 
-@dataclass(frozen=True)
-class Events:
-    """What `run` tells the one who waits."""
-
-    done: Callable[[Task, Outcome], None]
-    redone: Callable[[Task, str], None]
-    given_up: Callable[[Task, str], None]
-    waited: Callable[[], None]
-
-
 def call(job: Job, resources: Resources, method: str, *arguments: Any) -> Any:
     """One call on one worker."""
     try:
@@ -161,4 +162,4 @@ def _environment(workers: int | None) -> dict[str, str]:
 
 
 def _in_short(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

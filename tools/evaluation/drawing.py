@@ -34,14 +34,17 @@ class LoadedModel:
     """A model of the settings file, loaded, with each setting's techniques patched onto a clone.
 
     Call `pack.prepare_comfyui` and `pack.load_pack` first. Raises ValueError where a technique cannot act on the model.
+    All is done in inference mode, in which ComfyUI runs its nodes.
     """
 
+    @torch.inference_mode()
     def __init__(self, model: Model, folder: Path) -> None:
         self._model = model
         self._diffusion_model, self._clip, self._vae = _load(model, folder)
         self._patched = {setting.name: _Patched(self._diffusion_model, setting) for setting in model.settings}
         self._negative = self.encode(model.negative)
 
+    @torch.inference_mode()
     def encode(self, prompt: str) -> Any:
         """The prompt as CONDITIONING, for a picture of the model's full size also while it is drawn at a lower one."""
         import node_helpers
@@ -51,6 +54,7 @@ class LoadedModel:
         size = {"width": self._model.width, "height": self._model.height}
         return node_helpers.conditioning_set_values(encoded, size)
 
+    @torch.inference_mode()
     def draw(self, setting: Setting, positive: Any, seed: int) -> Drawn:
         """One picture, as the canvas draws it with this seed. Raises DrawingError if it is not finite."""
         import nodes

@@ -125,12 +125,18 @@ def _fid(judges: Judges, device: torch.device) -> Any:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     if judges.features:
-        network = torch.jit.load(judges.features, map_location=device).eval()
-        return FrechetInceptionDistance(network).to(device)
+        return FrechetInceptionDistance(_torchscript(judges.features, device)).to(device)
     if judges.inception:
         weights = {"feature_extractor_weights_path": judges.inception}
         return FrechetInceptionDistance(INCEPTION_FEATURES, **weights).to(device)
     return None
+
+
+def _torchscript(file: str, device: torch.device) -> torch.nn.Module:
+    try:
+        return torch.jit.load(file, map_location=device).eval()
+    except RuntimeError as error:
+        raise ValueError(f"The network for FID, {file}, is no TorchScript file: {error}") from error
 
 
 def _clip_score(name: str, device: torch.device) -> Any:

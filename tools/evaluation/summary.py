@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from tqdm import tqdm
 
 from evaluation.networks import Judges, fid_from_features
 from evaluation.settings import Model, Setting
@@ -49,10 +50,9 @@ class Scores:
 def score(store: Store, models: Sequence[Model], judges: Judges) -> dict[str, Any]:
     """The summary document: scores by model and setting, what failed, and how all was scored."""
     fid = Fid(store) if judges.fid else None
-    rows = {
-        model.name: {setting.name: vars(_scores(store, model, setting, fid)) for setting in model.settings}
-        for model in models
-    }
+    rows: dict[str, dict[str, Any]] = {model.name: {} for model in models}
+    for model, setting in tqdm(_pairs(models), desc="Scoring", unit="row"):
+        rows[model.name][setting.name] = vars(_scores(store, model, setting, fid))
     return {
         "models": rows,
         "real_pictures": {"seen": fid.real, "failed": fid.real_failed} if fid else None,

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaluation.drawing import LoadedModel
+from evaluation.drawing import Drawn, LoadedModel
 from evaluation.networks import Judges, Networks
 from evaluation.prompts import Prompt
-from evaluation.settings import Model
+from evaluation.settings import Model, Setting
 from evaluation.store import Shard, Store
 from pack import load_pack, prepare_comfyui
 
@@ -27,7 +27,7 @@ class DeviceLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker knows. `keep_below`: pictures of prompts of a lower index are saved."""
+    """What every worker knows. Prompt i is drawn with seed `seed` + i, and its pictures kept if i < `keep_below`."""
 
     root: Path
     models: tuple[Model, ...]
@@ -36,9 +36,6 @@ class Job:
     seed: int
     keep_below: int
     device: str  # cpu or cuda
-
-    def seed_of(self, prompt: Prompt) -> int:
-        return self.seed + prompt.index
 
 
 @dataclass(frozen=True)
@@ -93,46 +90,23 @@ class Worker:
 
     def _records(self, model: Model, loaded: LoadedModel, networks: Networks, prompt: Prompt) -> list[dict[str, Any]]:
         """A prompt's records, one a setting. What fails is recorded with its error, and the others go on."""
-        common: dict[str, Any] = {
-            "model": model.name,
-            "prompt_index": prompt.index,
-            "source": prompt.source,
-            "prompt": prompt.text,
-            "seed": self._job.seed_of(prompt),
-            "width": model.width,
-            "height": model.height,
-            "device": self._device_name,
-        }
+        records = [_asked(self._job, model, setting, prompt) for setting in model.in_drawing_order]
+        reference: torch.Tensor | None = None
         try:
-            if prompt.text is None:
-                raise ValueError("The prompts file has no caption here.")
-            started = time.perf_counter()
-            positive = loaded.encode(prompt.text)
-            common["seconds_encode"] = time.perf_counter() - started
+            positive, seconds_encode = _encoded(loaded, prompt)
         except Exception as error:
-            failed = {**common, "error": _described(error)}
-            return [{**failed, "setting": setting.name, "steps": setting.steps} for setting in model.settings]
-        records, reference = [], None
-        for setting in model.in_drawing_order:
-            record = {**common, "setting": setting.name, "steps": setting.steps}
-            records.append(record)
+            return [record | {"error": _described(error)} for record in records]
+        for setting, record in zip(model.in_drawing_order, records, strict=True):
+            record |= {"seconds_encode": seconds_encode, "device": self._device_name}
             try:
-                drawn = loaded.draw(setting, positive, self._job.seed_of(prompt))
-                judged = _judgement(networks, drawn.picture, prompt.text, reference)
+                drawn = loaded.draw(setting, positive, record["seed"])
+                record |= _judged(networks, drawn, prompt, reference)
                 if prompt.index < self._job.keep_below:
                     record["picture"] = self._store.keep_picture(drawn.picture, model.name, setting.name, prompt)
             except Exception as error:
                 record["error"] = _described(error)
-                continue
-            if setting.name == model.reference:
-                reference = drawn.picture
-            record |= judged | {
-                "seconds_sample": drawn.seconds_sample,
-                "seconds_decode": drawn.seconds_decode,
-                "macs": drawn.macs,
-                "macs_linear": drawn.macs_linear,
-                "notes": "\n".join(drawn.notes) or None,
-            }
+            else:
+                reference = drawn.picture if setting.name == model.reference else reference
         return records
 
     def _start(self) -> Networks:
@@ -170,18 +144,13 @@ class Worker:
 
 def give_up(store: Store, job: Job, shard: Shard, reason: str) -> Outcome:
     """Record that nothing in this shard could be done."""
-    if shard.model:
-        model = next(model for model in job.models if model.name == shard.model)
-        common = {"model": model.name, "width": model.width, "height": model.height, "error": reason}
-        records = [
-            {**common, "setting": setting.name, "steps": setting.steps}
-            | {"prompt_index": prompt.index, "source": prompt.source, "prompt": prompt.text}
-            | {"seed": job.seed_of(prompt)}
-            for prompt in shard.prompts
-            for setting in model.settings
-        ]
-    else:
-        records = [{"file": Path(file).name, "error": reason} for file in shard.files]
+    records: list[dict[str, Any]] = [{"file": Path(file).name} for file in shard.files]
+    for model in job.models:
+        if model.name == shard.model:
+            records += [
+                _asked(job, model, setting, prompt) for prompt in shard.prompts for setting in model.in_drawing_order
+            ]
+    records = [record | {"error": reason} for record in records]
     store.write(shard, records)
     return _outcome(records)
 
@@ -191,16 +160,46 @@ def remove_scratch(root: Path) -> None:
     shutil.rmtree(root / ".comfyui", ignore_errors=True)
 
 
-def _judgement(
-    networks: Networks, picture: torch.Tensor, prompt: str, reference: torch.Tensor | None
-) -> dict[str, Any]:
-    started = time.perf_counter()
-    features = networks.features(picture)
+def _asked(job: Job, model: Model, setting: Setting, prompt: Prompt) -> dict[str, Any]:
+    """The part of a picture's record that is known before it is drawn."""
     return {
+        "model": model.name,
+        "setting": setting.name,
+        "prompt_index": prompt.index,
+        "source": prompt.source,
+        "prompt": prompt.text,
+        "seed": job.seed + prompt.index,
+        "width": model.width,
+        "height": model.height,
+        "steps": setting.steps,
+    }
+
+
+def _encoded(loaded: LoadedModel, prompt: Prompt) -> tuple[Any, float]:
+    """CONDITIONING, and the seconds it took."""
+    if prompt.text is None:
+        raise ValueError("The prompts file has no caption here.")
+    started = time.perf_counter()
+    return loaded.encode(prompt.text), time.perf_counter() - started
+
+
+def _judged(networks: Networks, drawn: Drawn, prompt: Prompt, reference: torch.Tensor | None) -> dict[str, Any]:
+    """The part of a picture's record that drawing and judging give."""
+    assert prompt.text is not None
+    started = time.perf_counter()
+    features = networks.features(drawn.picture)
+    scores = {
+        "clip_score": networks.clip_score(drawn.picture, prompt.text),
+        "lpips": networks.lpips(drawn.picture, reference),
+    }
+    return scores | {
         "features": None if features is None else features.numpy(),
-        "clip_score": networks.clip_score(picture, prompt),
-        "lpips": networks.lpips(picture, reference),
         "seconds_score": time.perf_counter() - started,
+        "seconds_sample": drawn.seconds_sample,
+        "seconds_decode": drawn.seconds_decode,
+        "macs": drawn.macs,
+        "macs_linear": drawn.macs_linear,
+        "notes": "\n".join(drawn.notes) or None,
     }
 
 
