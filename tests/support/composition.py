@@ -209,13 +209,13 @@ def cell(row: Row, column: str) -> Cell:
     assert together.refusals.keys() == refused, f"refused: {together.refusals}"
     assert set().union(*together.runs.notes) <= set(together.refusals.values()), f"noted: {together.runs.notes}"
     for technique, reason in together.refusals.items():
-        assert re.match(REFUSALS[technique], reason), reason
-    assert all(torch.isfinite(latent).all() for latent in together.latents)
+        assert re.match(REFUSALS[technique], reason), f"refused for another reason than allowed: {reason}"
+    assert all(torch.isfinite(latent).all() for latent in together.latents), "the latent is not finite"
     acts_in_some_runs = bool(refused) and not all(together.runs.notes)
     idle = row.idle if row.group != SAMPLERS or _leave_out_something(together) else asked
     if asked <= refused | idle and not acts_in_some_runs:
         assert difference(together, before) == 0, "nothing acts here, but the latent is another"
-        assert together.work == before.work
+        assert together.work == before.work, "nothing acts here, but other work is done"
         return Cell(row, column, "refused" if refused else "exact", together.refusals)
     assert difference(together, before) > 10 * TOLERANCE, "without PostDiff the latent is the same"
     _check_without_companion(row, column, together)
@@ -228,7 +228,8 @@ def cell(row: Row, column: str) -> Cell:
         assert together.work == expected.work, "the work executed is not the work planned"
         if not row.new_prompts and row.group != SAMPLERS:  # samplers may evaluate at other noise levels than the plan's
             _check_report(together, before)
-    assert difference(together, expected) < row.tolerance
+    apart = difference(together, expected)
+    assert apart < row.tolerance, f"the latent is {apart:.1e} away from that of the run in full"
     return Cell(row, column, "exact", together.refusals)
 
 
