@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy.patcher_extension import WrappersMP
 
@@ -16,16 +18,26 @@ def install(run: Run) -> None:
     in two calls, the positive one first.
     """
     alone: tuple[torch.Tensor, torch.Tensor] | None = None  # a latent and its prediction by the positive prompt
+    evaluated_shapes: set[torch.Size] = set()  # of latents for which both prompts have been evaluated
 
     def wrapper(executor, model, conds, x, timestep, model_options):
         nonlocal alone
         if run.step.guided:
+            if len(conds) == 2 and all(conds):
+                evaluated_shapes.add(x.shape)
             return executor(model, conds, x, timestep, model_options)
         roles = run.roles_of(conds)
         if sorted(filter(None, roles)) == ["negative", "positive"] and len(conds) == 2:
             positive = roles.index("positive")
             run.guided_rows = 2  # what a stock step would have run
             kept = [cond if i == positive else None for i, cond in enumerate(conds)]
+            if _replaces_self_attention(model_options) and x.shape not in evaluated_shapes:
+                run.note(
+                    "A node that replaces self-attention (such as SelfAttentionGuidance) may read the negative "
+                    "prompt's: that was evaluated once at each size, though guidance was dropped."
+                )
+                evaluated_shapes.add(x.shape)
+                kept = conds
             out = executor(model, kept, x, timestep, model_options)
             return [out[positive], out[positive]]
         if roles == ["positive", None] and conds[1] is None:
@@ -43,3 +55,7 @@ def install(run: Run) -> None:
         return executor(model, conds, x, timestep, model_options)
 
     run.add_wrapper(WrappersMP.CALC_COND_BATCH, wrapper)
+
+
+def _replaces_self_attention(model_options: dict[str, Any]) -> bool:
+    return bool(model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn1"))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import companions
 import pack_nodes
 import tiny_models
 from compare import assert_like_reference, inputs_with_prompts
@@ -30,3 +31,27 @@ def test_the_negative_prompt_is_not_evaluated_after_the_cut_off():
     inputs = inputs_with_prompts(model, scheduler="sgm_uniform", steps=8)
     pack_nodes.sample(Techniques(cutoff_start=0.75), inputs=inputs)
     assert rows == [2] * 6 + [1] * 2
+
+
+@pytest.mark.parametrize(
+    ("techniques", "guidance_rows"),
+    [
+        (Techniques(cutoff_start=0.0), [2, 1, 1, 1, 1, 1]),
+        (Techniques(cutoff_start=0.5), [2, 2, 2, 1, 1, 1]),
+        (Techniques(low_res_scale=0.5, low_res_until=0.5, cutoff_start=0.5), [2, 2, 2, 2, 1, 1]),
+        (Techniques(low_res_scale=0.5, low_res_until=0.5, cutoff_start=0.0), [2, 1, 1, 2, 1, 1]),
+    ],
+)
+def test_self_attention_guidance_finds_the_negative_prompts_attention_at_each_size(techniques, guidance_rows):
+    """It keeps that of the last evaluation, and fails where there was none or one of another size."""
+    model = tiny_models.small_unet()
+    latent = tiny_models.latent(model, 32, 32)
+    inputs = companions.sag(inputs_with_prompts(model, scheduler="sgm_uniform", steps=6, latent_image=latent))
+    patched = pack_nodes.patched(inputs["model"], techniques)
+    rows = []
+    model.model.diffusion_model.register_forward_pre_hook(lambda _network, given: rows.append(len(given[0])))
+    first = tiny_models.stock_sample(**inputs | {"model": patched})
+    assert rows == [each for guided in guidance_rows for each in (guided, 1)]
+    assert torch.equal(tiny_models.stock_sample(**inputs | {"model": patched}), first)
+    once_more = guidance_rows != [2, 2, 2, 1, 1, 1]
+    assert any("SelfAttentionGuidance" in note for note in pack_nodes.report(patched)["notes"]) == once_more
