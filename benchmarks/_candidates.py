@@ -38,7 +38,7 @@ def node(node_class: type, **given: Any) -> Candidate:
     setting = ", ".join(f"{name} {value}" for name, value in given.items()) or "defaults"
 
     def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
-        arguments = {**_defaults(node_class), **given, "model": inputs["model"]}
+        arguments = {**defaults(node_class), **given, "model": inputs["model"]}
         run = node_class.execute if issubclass(node_class, io.ComfyNode) else getattr(node_class(), node_class.FUNCTION)
         output = run(**arguments)
         return {**inputs, "model": (output.args if isinstance(output, io.NodeOutput) else output)[0]}
@@ -127,7 +127,8 @@ def _is_a_widget(declared: Sequence[Any]) -> bool:
     return isinstance(declared[0], (list, tuple)) or declared[0] in ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
 
 
-def _defaults(node_class: type) -> dict[str, Any]:
+def defaults(node_class: type) -> dict[str, Any]:
+    """What a node's inputs are when nobody touches them, MODEL aside."""
     required = node_class.INPUT_TYPES().get("required", {})
     return {name: _default(declared) for name, declared in required.items() if name != "model"}
 

@@ -1,0 +1,230 @@
+"""The settings that `quality` compares, as stock KSampler inputs and real nodes, and the tables they make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STEPS = 20
+HEADLINE_PAIRS, GRID_PAIRS, GATE_PAIRS, ALONE_PAIRS = 1024, 128, 200, 8
+PAPER_M = 0.75
+
+Node = tuple[str, Mapping[str, Any]]  # a node's id and the inputs that are not at their defaults
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to draw a picture: MODEL patches in order, then a sampler node. `group` is its curve or column."""
+
+    name: str
+    group: str
+    patches: tuple[Node, ...] = ()
+    sampler: Node = ("KSampler", {})
+    steps: int = STEPS
+    # Caches and the cut-off keep the composition, so that a same-seed picture can be compared pixel by pixel.
+    keeps_composition: bool = False
+    # What looks at the whole batch, or draws from the global generator, would mix up pictures that share a run.
+    one_at_a_time: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """What decides the pictures, as plain data; names and groups do not."""
+        nodes = [[name, dict(inputs)] for name, inputs in (*self.patches, self.sampler)]
+        return {"nodes": nodes, "steps": self.steps, "one_at_a_time": self.one_at_a_time}
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Settings measured on the same pairs."""
+
+    name: str
+    title: str
+    settings: tuple[Setting, ...]
+    pairs: int = GRID_PAIRS
+    notes: tuple[str, ...] = ()
+    # Settings of the first group are compared with those of the second that take as much work or a little more.
+    compared: tuple[str, str] | None = None
+
+
+FULL = Setting("full", "full run")
+PRESET = Setting("shipped preset", "PostDiff", sampler=("PostDiffKSampler", {"preset": "embedded"}))
+
+
+def postdiff(
+    name: str,
+    *,
+    beta: float | None = None,
+    s: float = 0.5,
+    k: int | None = None,
+    m: float | None = None,
+    mode: str = "cond",
+    cross_attn: bool = True,
+    cutoff: bool = True,
+    steps: int = STEPS,
+    group: str = "PostDiff",
+    **at_the_switch: str | None,
+) -> Setting:
+    """PostDiff's own nodes in a row, in the paper's symbols; what is None is absent or at its default."""
+    patches: list[Node] = []
+    if k is not None:
+        patches.append(("DeepCachePatch", {"interval": k, "depth": 2}))
+    if m is not None and cross_attn:
+        patches.append(("CrossAttnCachePatch", {"start_percent": m, "mode": mode}))
+    if m is not None and cutoff:
+        patches.append(("CFGCutoff", {"start_percent": m}))
+    sampler: Node = ("KSampler", {})
+    if beta is not None:
+        changed = {name: value for name, value in at_the_switch.items() if value}
+        sampler = ("MixedResolutionKSampler", {"low_res_scale": beta, "low_res_until": s, **changed})
+    return Setting(name, group, tuple(patches), sampler, steps, keeps_composition=beta is None and steps == STEPS)
+
+
+def fewer_steps(steps: int) -> Setting:
+    return Setting(f"{steps} steps", "fewer steps", steps=steps)
+
+
+def peer(node: str, one_at_a_time: bool = False, **inputs: Any) -> Setting:
+    """A core node that patches a MODEL, as a user would put it before the KSampler."""
+    told = ", ".join(f"{name} {value}" for name, value in inputs.items())
+    return Setting(f"{node} {told}".strip(), node, ((node, inputs),), one_at_a_time=one_at_a_time)
+
+
+def _preset() -> Table:
+    return Table("preset", "The shipped preset", (FULL, PRESET), HEADLINE_PAIRS)
+
+
+def _frontier() -> Table:
+    cheaper = (postdiff(f"m {m}", beta=0.5, k=2, m=m) for m in (PAPER_M, 0.45, 0.6, 0.9))
+    return Table(
+        "frontier",
+        "Fewer steps or cheaper steps (Fig. 5)",
+        (FULL, *map(fewer_steps, (10, 8, 14, 12, 16, 18, 6)), *cheaper, postdiff("no cut-off", beta=0.5, k=2)),
+        HEADLINE_PAIRS,
+        ("PostDiff: beta 0.5, s 0.5, k 2, T = 20; m is where guidance and cross-attention stop.",),
+        compared=("PostDiff", "fewer steps"),
+    )
+
+
+def _switch() -> Table:
+    def both(name: str, **given: Any) -> list[Setting]:
+        return [
+            postdiff(f"{rule}, {name}", beta=0.5, switch=rule if rule != "paper" else None, group=rule, **given)
+            for rule in ("paper", "matched")
+        ]
+
+    enlarged = (
+        postdiff(f"paper, s 0.5, {method}", beta=0.5, upscale_method=method, group="paper")
+        for method in ("bicubic", "nearest-exact")
+    )
+    return Table(
+        "switch",
+        "The noise level after the switch of resolution",
+        (FULL, *both("s 0.5"), *both("s 0.5, k 2, m 0.75", k=2, m=PAPER_M), *both("s 0.25", s=0.25), *enlarged),
+        notes=("beta 0.5; both rules take the same steps at the same sizes, so the work is equal.",),
+        compared=("matched", "paper"),
+    )
+
+
+def _low_resolution_steps() -> Table:
+    grid = (
+        postdiff(f"s {s}, T {steps}", beta=0.5, s=s, steps=steps, group=f"T {steps}")
+        for steps in (20, 16, 12, 8)
+        for s in (0.25, 0.5, 0.75)
+    )
+    fewer = (fewer_steps(steps) for steps in (16, 12, 8))
+    return Table(
+        "s", "Low-resolution share s and steps T (Fig. 4)", (FULL, *fewer, *grid), notes=("Mixed resolution only.",)
+    )
+
+
+def _low_resolution_scale() -> Table:
+    scales = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+    grid = (postdiff(f"beta {beta}", beta=beta, s=0.5, group="beta") for beta in scales)
+    return Table("beta", "Low-resolution scale beta (Fig. 8)", (FULL, *grid), notes=("Mixed resolution only, s 0.5.",))
+
+
+def _cache_modes() -> Table:
+    grid = (
+        postdiff(f"{mode}, m {m}", k=2, m=m, mode=mode, group=mode)
+        for m in (0.25, 0.5, PAPER_M)
+        for mode in ("cond", "average", "uncond", "cfg")
+    )
+    return Table("modes", "What the cross-attention cache keeps (Table 1)", (FULL, postdiff("k 2", k=2), *grid))
+
+
+def _intervals() -> Table:
+    return Table(
+        "k-m",
+        "Cache interval k and cut-off m (Table 5)",
+        (
+            FULL,
+            *(postdiff(f"k {k}", beta=0.5, k=k, m=PAPER_M, group="k") for k in (2, 3, 4, 5)),
+            *(postdiff(f"m {m}", beta=0.5, k=2, m=m, group="m") for m in (0.45, 0.6, PAPER_M, 0.9)),
+        ),
+        notes=("beta 0.5, s 0.5; m 0.75 where k varies, k 2 where m varies.",),
+    )
+
+
+def alone() -> tuple[Setting, ...]:
+    """Each technique by itself at the paper's settings."""
+    return (
+        postdiff("mixed resolution", beta=0.5, s=0.5, group="alone"),
+        postdiff("deep cache", k=2, group="alone"),
+        postdiff("cross-attention cache", m=PAPER_M, cutoff=False, group="alone"),
+        postdiff("guidance cut-off", m=PAPER_M, cross_attn=False, group="alone"),
+    )
+
+
+def _techniques() -> Table:
+    return Table(
+        "techniques",
+        "Each technique alone, at the paper's settings",
+        (FULL, *alone(), postdiff("all but mixed resolution", k=2, m=PAPER_M, group="alone"), PRESET),
+    )
+
+
+def _cross_attention_at_the_switch() -> Table:
+    later = 0.55  # one step of 20 after the switch: the first full-size step computes, the others reuse that
+    return Table(
+        "resize",
+        "Cross-attention at the switch: resized, or computed once at full size",
+        (
+            FULL,
+            postdiff("resized", beta=0.5, s=0.5, m=0.5, cutoff=False, group="m at the switch"),
+            postdiff("computed once", beta=0.5, s=0.5, m=later, cutoff=False, group="m at the switch"),
+        ),
+    )
+
+
+def _peers() -> Table:
+    return Table(
+        "peers",
+        "What ComfyUI has for the same wish",
+        (
+            FULL,
+            PRESET,
+            *(peer("EasyCache", True, reuse_threshold=value) for value in (0.05, 0.1, 0.2, 0.4)),
+            *(peer("LazyCache", True, reuse_threshold=value) for value in (0.05, 0.1, 0.2, 0.4)),
+            *(peer("TomePatchModel", True, ratio=value) for value in (0.3, 0.6)),
+            *(peer("PatchModelAddDownscale", end_percent=value) for value in (0.35, 0.7)),
+            *(peer("CFGOverride", start_percent=value) for value in (0.25, 0.5, 0.75)),
+        ),
+    )
+
+
+def tables() -> dict[str, Table]:
+    """Every table by name, in the order of their worth."""
+    made = (
+        *(_preset(), _frontier(), _switch(), _techniques(), _low_resolution_scale(), _low_resolution_steps()),
+        *(_intervals(), _cache_modes(), _cross_attention_at_the_switch(), _peers()),
+    )
+    return {table.name: table for table in made}
+
+
+HARMFUL = postdiff("beta 0.25, s 0.9, m 0.1", beta=0.25, s=0.9, m=0.1, group="harmful")
