@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch.nn import AdaptiveAvgPool2d, Conv2d, Flatten, GroupNorm, Linear, Module, Sequential, SiLU
 
 from postdiff.embedded_model.training.judge import foreground_mask
 
@@ -21,7 +21,7 @@ FEATURES = 64
 SIDE = 64
 
 
-class Encoder(nn.Module):
+class Encoder(Module):
     """(n, 3, 64, 64) in 0..1, the foreground centred on white -> (n, 64) features."""
 
     num_features = FEATURES  # torchmetrics asks
@@ -29,15 +29,15 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 16, 32, 64, 96)
-        self.layers = nn.Sequential(
+        self.layers = Sequential(
             *(
                 layer
                 for narrow, wide in itertools.pairwise(widths)
-                for layer in (nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(8, wide), nn.SiLU())
+                for layer in (Conv2d(narrow, wide, 3, stride=2, padding=1), GroupNorm(8, wide), SiLU())
             ),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(4 * widths[-1], FEATURES),
+            AdaptiveAvgPool2d(2),
+            Flatten(),
+            Linear(4 * widths[-1], FEATURES),
         )
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:

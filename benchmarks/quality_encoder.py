@@ -96,12 +96,13 @@ def train(pictures: Any) -> tuple[Any, float]:
     """An encoder that tells these icons apart, whatever their style, and the share it gets right in the last steps."""
     import torch
     from _quality_encoder import FEATURES, Encoder
+    from torch.nn import Linear
     from tqdm import tqdm
 
     torch.manual_seed(SEED)
     icons, styles = pictures.shape[:2]
     pictures = torch.from_numpy(pictures).permute(0, 1, 4, 2, 3)
-    encoder, names = Encoder(), torch.nn.Linear(FEATURES, icons)
+    encoder, names = Encoder(), Linear(FEATURES, icons)
     parameters = [*encoder.parameters(), *names.parameters()]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS)
