@@ -1,7 +1,9 @@
 """Section 2.5, cross-attention cache: against the reference in plain torch."""
 
 import pytest
+import torch
 
+import pack_nodes
 import tiny_models
 from compare import assert_like_reference, inputs_with_prompts
 from reference import Techniques
@@ -79,3 +81,27 @@ def test_a_layer_that_the_deep_cache_skipped_keeps_its_older_output():
     """Interval 3 at c = 5: the deep layers were last computed in step 3, the shallow ones in step 4."""
     inputs = inputs_with_prompts(tiny_models.sd15(), steps=10, scheduler="sgm_uniform")
     assert_like_reference(Techniques(interval=3, depth=2, cross_attn_start=0.5), inputs)
+
+
+def with_output_patch(change):
+    """An SD1.5-shaped model on which another node changes what cross-attention gives, and a cache that reuses it."""
+    model = tiny_models.small_unet().clone()
+    model.set_model_attn2_output_patch(lambda tokens, _options: change(tokens))
+    return pack_nodes.with_cross_attn_cache(model, Techniques(cross_attn_start=0.3))
+
+
+def test_a_patch_that_changes_the_output_in_place_changes_no_stored_output():
+    anew = tiny_models.stock_sample(with_output_patch(lambda tokens: tokens * 0.5))
+    in_place = tiny_models.stock_sample(with_output_patch(lambda tokens: tokens.mul_(0.5)))
+    assert torch.equal(anew, in_place)
+
+
+def test_a_patch_of_the_input_does_not_run_for_layers_that_reuse():
+    model, steps = tiny_models.small_unet().clone(), []
+    model.set_model_attn2_patch(
+        lambda n, context, value, options: (steps.append(options["sigmas"]), (n, context, value))[1]
+    )
+    tiny_models.stock_sample(
+        pack_nodes.with_cross_attn_cache(model, Techniques(cross_attn_start=0.5)), scheduler="simple"
+    )
+    assert len({sigma[0].item() for sigma in steps}) == 3

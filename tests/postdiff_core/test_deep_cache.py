@@ -2,6 +2,7 @@
 
 import pytest
 
+import pack_nodes
 import tiny_models
 from compare import assert_like_reference, inputs_with_prompts
 from reference import Techniques
@@ -44,3 +45,16 @@ def test_pictures_whose_sides_do_not_halve_evenly_equal_the_reference():
     assert_like_reference(
         Techniques(interval=2, depth=4), inputs_with_prompts(model, latent_image=tiny_models.latent(model, 24, 15))
     )
+
+
+def test_a_patch_after_the_middle_block_runs_where_that_block_does():
+    """What is reused comes from behind it: it must not act twice."""
+    model, steps = tiny_models.small_unet().clone(), []
+
+    def patch(given):
+        steps.append(given["timesteps"][0].item())
+        return given
+
+    model.set_model_middle_block_after_patch(patch)
+    tiny_models.stock_sample(pack_nodes.with_deep_cache(model, Techniques(interval=2, depth=2)))
+    assert len(steps) == 3

@@ -33,6 +33,7 @@ CASES = {
         {},
     ),
     "cut-off": (tiny_models.sd15, Techniques(cutoff_start=0.5), {}),
+    "cut-off from the first step on": (tiny_models.sd15, Techniques(cutoff_start=0.0), {}),
     "nothing": (tiny_models.sd15, Techniques(low_res_scale=0.5, low_res_until=0.0), {}),
 }
 

@@ -11,7 +11,9 @@ from comfy.model_management import InterruptProcessingException
 import pack_nodes
 import tiny_models
 import traces
+from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 from postdiff.postdiff_core import patch, schedule
+from postdiff.postdiff_core.run import RowCache
 from reference import Techniques
 
 STEPS = 6
@@ -152,6 +154,17 @@ def test_after_a_run_that_fails_in_any_step_everything_is_as_before(model, patch
     assert torch.equal(sample(patched), changed)
 
 
+def test_what_was_cached_is_free_while_the_error_is_still_being_handled(model, patched):
+    """Running out of memory, the host unloads models then: the error still holds the frames of the run."""
+    hook = at_evaluation(model, STEPS - 1, fail)
+    with pytest.raises(LayerError) as caught:
+        sample(patched)
+    hook.remove()
+    caches = [each for each in gc.get_objects() if isinstance(each, RowCache)]
+    assert caught.value.__traceback__ is not None and caches
+    assert [cache.bytes for cache in caches] == [0] * len(caches)
+
+
 @pytest.mark.parametrize("mode", ["cond", "average"])
 def test_a_run_that_fails_among_reused_layers_puts_their_forwards_back(mode):
     """The layer fails while all cross-attention layers answer from the cache."""
@@ -228,6 +241,12 @@ def test_observers_hear_the_plan_each_step_once_and_the_report(sampler_name):
     assert steps == [("step", index) for index in range(6)]
     assert report == ("report", pack_nodes.report(patched))
     assert report[1]["plan"] == plan[1]
+
+
+def test_observers_of_patches_hear_the_run_of_a_sampler_node():
+    patched, listener = listened_to(tiny_models.small_unet())
+    PostDiffKSampler.execute(**tiny_models.sampler_inputs(patched), preset="off")
+    assert [event[0] for event in listener.heard] == ["plan", *["step"] * 6, "report"]
 
 
 def test_observers_hear_no_report_of_a_run_that_fails():

@@ -21,7 +21,7 @@ def state(patcher: ModelPatcher) -> dict[str, Any]:
         for name, module in patcher.model.named_modules()
     }
     weights = {
-        f"weight {name}": (id(weight), weight.sum().item(), weight.square().sum().item())
+        f"weight {name}": (id(weight), weight.float().sum().item(), weight.float().square().sum().item())
         for name, weight in patcher.model.state_dict(keep_vars=True).items()
     }
     patches = {
