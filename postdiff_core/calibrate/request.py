@@ -91,8 +91,7 @@ def prepare(
     if patch.carried_by(model).settings != Settings():
         raise ValueError("The model carries PostDiff settings already: connect it before those nodes, not after them.")
     pictures = request.pictures()
-    store = Store(folder(), about(model, clip, request.sampling), fresh=not request.resume)
-    runs = Runs(model, clip, vae, request.sampling, store)
+    runs = Runs(model, clip, vae, request.sampling, Store(folder(), about(model, clip, request.sampling)))
     stock_steps = max(numbers(request.steps, int, "steps"))
     score = ClipScore(runs, clip_vision, score_clip or clip) if clip_vision else Likeness(runs, stock_steps)
     pricing = Pricing(
@@ -106,6 +105,8 @@ def prepare(
     )
     lists = request.lists(model, ranks_resolutions=score.ranks_resolutions)
     candidates = candidates_for(runs, score, pricing, lists, request.least_speedup)
+    if not request.resume:
+        runs.store.clear()
     seconds = 60 * request.minutes
     return Calibration(runs, score, pricing, candidates, pictures, seconds=seconds, on_measured=on_measured)
 

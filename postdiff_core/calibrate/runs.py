@@ -71,15 +71,13 @@ def _nothing(_record: logging.LogRecord) -> bool:
 class Runs:
     """Draws pictures with a MODEL, CLIP and VAE, and keeps their latents in a Store.
 
-    `on_step(fraction)` is called while a run is being made. Raises ValueError for a model that does not draw still
-    pictures.
+    `on_step(fraction)` is called while a run is being made. Raises ValueError for a model of videos.
     """
 
     def __init__(self, model: Any, clip: Any, vae: Any, sampling: Sampling, store: Store) -> None:
         if model.get_model_object("latent_format").latent_dimensions != 2:
-            raise ValueError(
-                f"{type(model.model).__name__} does not draw still pictures: it cannot be calibrated here."
-            )
+            name = type(model.model).__name__
+            raise ValueError(f"{name} draws latents with a time axis: a calibration draws still pictures only.")
         self.model, self.vae, self.sampling, self.store = model, vae, sampling, store
         self.on_step: Callable[[float], None] = lambda fraction: None
         self._seconds: dict[Candidate, list[float]] = {}

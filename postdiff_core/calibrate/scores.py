@@ -120,11 +120,21 @@ class ClipScore:
         return self._prompts[prompt]
 
     def _encode(self, prompt: str) -> torch.Tensor:
-        _, pooled = self._text.encode_from_tokens(self._text.tokenize(prompt), return_pooled=True)
+        model, tokens = self._text.cond_stage_model, self._text.tokenize(prompt)
+        self._text.load_model(tokens)
+        model.reset_clip_options()
+        # SD1's encoders give the pooled prompt as it is before the projection that prompts and pictures share.
+        model.set_clip_options({"projected_pooled": True, "execution_device": self._text.patcher.load_device})
+        try:
+            pooled = model.encode_token_weights(tokens)[1]
+        finally:
+            model.reset_clip_options()
         if pooled is None:
+            raise ValueError(f"The CLIP score needs a CLIP text encoder; {type(model).__name__} is none. {_REMEDY}")
+        if not pooled.any() or not pooled.isfinite().all():
             raise ValueError(
-                f"The CLIP score needs a CLIP text encoder; {type(self._text.cond_stage_model).__name__} is none. "
-                f"{_REMEDY}"
+                f"The text encoder {type(model).__name__} has no text projection, which the CLIP score needs "
+                f"(checkpoints of SD1.5 come without). {_REMEDY}"
             )
         return pooled.float().cpu()
 

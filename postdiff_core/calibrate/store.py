@@ -25,16 +25,15 @@ class Store:
     process leaves only what is complete; a damaged file counts as missing.
     """
 
-    def __init__(self, folder: Path, about: Description, *, fresh: bool = False) -> None:
+    def __init__(self, folder: Path, about: Description) -> None:
         self.folder = folder / f"{about['model_class']}-{digest_of(about)}"
         (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-        if fresh:
-            self.clear()
         (self.folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         self._scores = self._read_scores()
 
     def clear(self) -> None:
         """Forget everything."""
+        self._scores.clear()
         (self.folder / SCORES).unlink(missing_ok=True)
         for run in (self.folder / "runs").iterdir():
             run.unlink()

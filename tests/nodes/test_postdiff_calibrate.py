@@ -250,6 +250,15 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(pipeline, drawn, given, 
     assert drawn == []
 
 
+def test_a_refused_request_forgets_nothing(pipeline, drawn):
+    calibrate(pipeline)
+    drawn.clear()
+    with pytest.raises(ValueError, match="lower least_speedup"):
+        calibrate(pipeline, resume=False, least_speedup=9.0)
+    calibrate(pipeline)
+    assert drawn == []
+
+
 def test_a_model_that_carries_settings_already_is_refused(pipeline):
     model = pack_nodes.with_cfg_cutoff(pipeline["model"], pack_nodes.NEUTRAL)
     with pytest.raises(ValueError, match="connect it before those nodes"):

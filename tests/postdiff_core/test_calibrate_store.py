@@ -31,12 +31,13 @@ def test_another_model_or_sampling_has_a_store_of_its_own(tmp_path):
     assert Store(tmp_path, {**ABOUT, "cfg": 7.0}).latent(RUN) is None
 
 
-def test_a_fresh_store_has_forgotten_everything(tmp_path):
+def test_a_cleared_store_has_forgotten_everything_for_good(tmp_path):
     store = Store(tmp_path, ABOUT)
     store.put_latent(RUN, torch.zeros(1, 4, 8, 8))
     store.put_score(RUN, "PSNR", {"PSNR": 1.0})
-    fresh = Store(tmp_path, ABOUT, fresh=True)
-    assert fresh.latent(RUN) is None and fresh.score(RUN, "PSNR") is None
+    store.clear()
+    for each in (store, Store(tmp_path, ABOUT)):
+        assert each.latent(RUN) is None and each.score(RUN, "PSNR") is None
 
 
 def test_a_line_cut_off_by_a_kill_is_lost_alone(tmp_path):

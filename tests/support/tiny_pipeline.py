@@ -21,26 +21,34 @@ def _patcher(module: torch.nn.Module) -> ModelPatcher:
     return ModelPatcher(module, load_device=CPU, offload_device=CPU)
 
 
+class TextEncoder(torch.nn.Linear):
+    """Prompts are random, but always the same; tokens are the text itself."""
+
+    def reset_clip_options(self) -> None: ...
+
+    def set_clip_options(self, options: dict[str, Any]) -> None: ...
+
+    def encode_token_weights(self, tokens: str) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(zlib.crc32(tokens.encode()))
+        prompt = torch.randn(1, TOKENS, self.in_features, generator=generator)
+        return prompt, self(prompt.mean(dim=1))
+
+
 class Clip:
-    """A text encoder whose prompts are random, but always the same."""
+    """What the host's CLIP offers, as far as sampling and the CLIP score use it."""
 
     def __init__(self, embedding: int = EMBEDDING, width: int = WIDTH) -> None:
-        self.cond_stage_model = Linear(width, embedding)
+        self.cond_stage_model = TextEncoder(width, embedding)
         self.patcher = _patcher(self.cond_stage_model)
         self.layer_idx = None
-        self.encoded: list[str] = []
+
+    def load_model(self, tokens: str) -> None: ...
 
     def tokenize(self, text: str) -> str:
         return text
 
-    def encode_from_tokens(self, tokens: str, return_pooled: bool = False) -> Any:
-        generator = torch.Generator().manual_seed(zlib.crc32(tokens.encode()))
-        prompt = torch.randn(1, TOKENS, self.cond_stage_model.in_features, generator=generator)
-        return prompt, self.cond_stage_model(prompt.mean(dim=1))
-
     def encode_from_tokens_scheduled(self, tokens: str) -> Any:
-        self.encoded.append(tokens)
-        prompt, pooled = self.encode_from_tokens(tokens, return_pooled=True)
+        prompt, pooled = self.cond_stage_model.encode_token_weights(tokens)
         return [[prompt, {"pooled_output": pooled}]]
 
 
