@@ -29,6 +29,8 @@ def cells():
     for row in ROWS.values():
         for column in COLUMNS:
             marks = [] if (row.name, column) in taken else [pytest.mark.full]
+            if row.slow:
+                marks.append(pytest.mark.timeout(3600))  # a trace takes seconds on an idle core
             yield pytest.param(row, column, id=f"{row.name} x {column}", marks=marks)
 
 

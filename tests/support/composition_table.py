@@ -10,6 +10,7 @@ from pathlib import Path
 import comfyui_version
 import torch
 
+from compare import TOLERANCE
 from composition import COLUMNS, ROWS, TOGETHER, Cell, Row
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "composes_with.md"
@@ -22,8 +23,8 @@ Written by `python dev.py test --full tests/host/test_matrix.py` on {date} with 
 the networks small and of random weights.
 
 - **exact**: the latent equals that of a run in which everything is computed and what the techniques reuse is then put
-  in its place (within rounding, {tolerance:g} of the largest value; exactly where there is nothing to leave out), the
-  multiply-accumulates executed are those planned, and taking either partner away changes the latent.
+  in its place (within rounding: {tolerance:g} of the largest value, more in fp16 and bf16; fully where there is nothing
+  to leave out), the multiply-accumulates executed are those planned, and taking either partner away changes the latent.
 - **runs**: the same without that reference; the note says why there is none.
 - **refused**: the technique says that it cannot act there, and why; the latent is the stock one. Where all techniques
   are together, the others act all the same.
@@ -52,7 +53,7 @@ class Table:
                 host=comfyui_version.__version__,
                 torch=torch.__version__,
                 cells=len(self._cells),
-                tolerance=1e-5,
+                tolerance=TOLERANCE,
             )
         ]
         for group, rows in groupby(ROWS.values(), key=lambda row: row.group):
