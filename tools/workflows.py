@@ -201,12 +201,12 @@ def calibrate_embedded_model(graph: Graph) -> None:
         """
 ## How to calibrate your model
 
-1. Put your loader in place of **Embedded Model**, LoRAs behind it.
-2. In **PostDiff Calibrate**, set prompts, size, sampler and steps to what you use; one prompt per line.
-3. Queue. It draws the prompts with many settings, keeps the better half and goes on. Cancel when you like: queue again and
-it goes on where it was.
-4. Its picture shows score against work, with the chosen settings in orange. Look at the examples below the plot.
-5. The preset is saved: press R, and every **KSampler (PostDiff)** offers it. Here it comes through a link.
+- Put your loader in place of **Embedded Model**, LoRAs behind it.
+- In **PostDiff Calibrate**, set prompts, size, sampler and steps to what you use; one prompt per line.
+- Queue. It draws the prompts with many settings, keeps the better half and goes on. Cancel when you like: queue again
+and it goes on where it was.
+- Its picture shows score against work, with the chosen settings in orange. Look at the examples below the plot.
+- The preset is saved: press R, and every **KSampler (PostDiff)** offers it. Here it comes through a link.
 
 Without a CLIP vision model it ranks k, m and the number of steps only: starting at low resolution composes another
 picture, which no comparison with the stock run can judge. For all of them, connect **Load CLIP Vision** to clip_vision.
