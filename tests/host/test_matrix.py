@@ -43,6 +43,6 @@ def table(request):
         found.write()
 
 
-@pytest.mark.parametrize(("row", "column"), cells())
+@pytest.mark.parametrize(("row", "column"), list(cells()))
 def test_a_row_and_a_technique_together(row, column, table):
     table.add(cell(row, column))
