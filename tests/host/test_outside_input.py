@@ -28,8 +28,10 @@ from postdiff.embedded_model import loader
 from postdiff.embedded_model.loader import EmbeddedModelError, load_embedded_model
 from postdiff.nodes.embedded_model import PostDiffEmbeddedModel
 from postdiff.nodes.mixed_resolution_ksampler import MixedResolutionKSampler
+from postdiff.nodes.postdiff_calibrate import PostDiffCalibrate
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 from postdiff.nodes.postdiff_report import PostDiffReport
+from postdiff.postdiff_core import saved_presets
 from reference import Techniques
 from watch import watched
 
@@ -204,8 +206,14 @@ def import_pack_again(name: str = "postdiff_once_more") -> None:
             del sys.modules[module]
 
 
-def use_every_node(prefix: str) -> None:
-    """From the embedded model to saved pictures, as a graph does."""
+INPUTS_OF_CALIBRATE = PostDiffCalibrate.define_schema().inputs
+CALIBRATION = {each.id: each.default for each in INPUTS_OF_CALIBRATE if hasattr(each, "default")}
+CALIBRATION |= {"search": "own lists", "steps": "3", "low_res_scale": "1", "low_res_until": "0", "interval": "2"}
+CALIBRATION |= {"start_percent": "1", "least_speedup": 1.1, "seeds": 1, "width": 64, "height": 64}
+
+
+def use_every_node(prefix: str, seed: int) -> None:
+    """From the embedded model to saved pictures and a saved preset, as a graph does."""
     model, clip, vae = PostDiffEmbeddedModel.execute().args
     (positive,), (negative,) = (comfy_nodes.CLIPTextEncode().encode(clip, text) for text in ("noto fox", ""))
     (latent,) = comfy_nodes.EmptyLatentImage().generate(64, 64, 1)
@@ -218,6 +226,9 @@ def use_every_node(prefix: str) -> None:
     pictures = [comfy_nodes.VAEDecode().decode(vae, each)[0] for each in (made, mixed, preset)]
     comfy_nodes.SaveImage().save_images(torch.cat(pictures), prefix)
     comfy_nodes.PreviewImage().save_images(timeline, prefix)
+    loaded = {"model": model, "clip": clip, "vae": vae}
+    asked = {"prompts": "noto fox", "first_seed": seed, "preset_name": f"../../../{prefix}"}
+    PostDiffCalibrate.execute(**CALIBRATION | loaded | asked)
 
 
 def is_within(path: Path, folders: list[str]) -> bool:
@@ -225,14 +236,15 @@ def is_within(path: Path, folders: list[str]) -> bool:
 
 
 def test_a_run_of_every_node_writes_in_comfyuis_folders_only_and_does_nothing_else_to_the_world():
-    use_every_node("before")  # torch and the host import and compile things when they are first used
+    use_every_node("before", seed=1)  # torch and the host import and compile things when they are first used
     with watched() as seen:
         import_pack_again()
     assert seen.written == [] and seen.outside == []
     with watched() as seen:
-        use_every_node("watched")
+        use_every_node("watched", seed=2)
     ours = [folder_paths.get_output_directory(), folder_paths.get_temp_directory(), folder_paths.get_user_directory()]
-    assert any("watched" in path.name for path in seen.written), "the watch does not see the pictures being written"
+    assert any(path.suffix == ".png" for path in seen.written), "the watch does not see the pictures being written"
+    assert saved_presets.folder() / "watched.json" in seen.written
     assert [path for path in seen.written if not is_within(path, ours)] == []
     assert seen.outside == []
     assert seen.code_made_in(pack.ROOT) == []  # the host's samplers define named tuples, which are evaluated
