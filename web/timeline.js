@@ -16,8 +16,10 @@ const LINE = 15;
 const timelines = new WeakMap();
 /** Workflow -> execution id -> what the server said about the node's last run. Outlives undo, redo, other tabs. */
 const runs = new WeakMap();
-/** The workflow that was on view when a prompt began. */
+/** Prompt -> the workflow it was queued from, until it ends. */
 const workflowOfPrompt = new Map();
+/** The workflow whose prompt is being handed to the server; the run may begin before its number is known. */
+let queueing = null;
 
 class Timeline {
   constructor(node) {
@@ -113,7 +115,7 @@ function viewOfRun({ steps, notes, step, report }, { scale = 1 }) {
   return { ...view, state: "running", badge: at, text: `of ${steps.length}` };
 }
 
-/** The canvas lies under the element and gets what is meant for it: zooming, panning, moving the node. */
+/** The canvas lies under the element and gets what is meant for it: zooming, panning, selecting the node. */
 function handToCanvas(event) {
   if (window.LiteGraph.vueNodesMode) return;
   if (event.type === "wheel") app.canvas.processMouseWheel(event);
@@ -155,8 +157,23 @@ function runsOf(workflow) {
 
 const runsOfPrompt = (prompt) => runsOf(workflowOfPrompt.get(prompt) ?? activeWorkflow());
 
-function onStart({ detail }) {
-  workflowOfPrompt.set(detail.prompt_id, activeWorkflow());
+/** The server's events name the prompt only; which workflow it came from is known where it is queued. */
+function followQueueing() {
+  const { queuePrompt } = api;
+  api.queuePrompt = async function (...given) {
+    const workflow = (queueing = activeWorkflow());
+    try {
+      const reply = await queuePrompt.apply(this, given);
+      if (reply?.prompt_id) workflowOfPrompt.set(reply.prompt_id, workflow);
+      return reply;
+    } finally {
+      queueing = null;
+    }
+  };
+}
+
+function onStart({ detail: { prompt_id: prompt } }) {
+  if (!workflowOfPrompt.has(prompt)) workflowOfPrompt.set(prompt, queueing ?? activeWorkflow());
 }
 
 function onPlan({ detail: { node, prompt_id: prompt, plan: steps, notes } }) {
@@ -184,7 +201,8 @@ app.registerExtension({
   nodeCreated(node) {
     if (LANES[node.comfyClass]) timelines.set(node, new Timeline(node));
   },
-  setup() {
+  async setup() {
+    followQueueing();
     api.addEventListener("execution_start", onStart);
     api.addEventListener("postdiff.plan", onPlan);
     for (const event of ["postdiff.step", "postdiff.report"]) api.addEventListener(event, onProgress);

@@ -17,6 +17,8 @@ from urllib.parse import urlparse
 from playwright.sync_api import BrowserContext, Page, Playwright
 
 from host import Server, serving
+from pack import comfyui_path
+from workflows import MODELS
 
 TEST_NODES = Path(__file__).resolve().parent
 IN_PAGE = TEST_NODES / "page.js"
@@ -55,11 +57,23 @@ def chromium() -> str:
 
 @contextlib.contextmanager
 def serving_test_nodes() -> Iterator[Server]:
-    """A ComfyUI with this pack and with the nodes under tests/web/custom_nodes."""
+    """A ComfyUI with this pack, the nodes under tests/web/custom_nodes, and every file that a shipped workflow names.
+
+    The models are empty (here they are chosen, not loaded), the picture is ComfyUI's own.
+    """
     with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models"
+        for name, (kind, _) in MODELS.items():
+            (models / kind).mkdir(parents=True, exist_ok=True)
+            (models / kind / name).touch()
+        places = {
+            "models": {"base_path": str(models), **{kind: kind for kind, _ in MODELS.values()}},
+            "tests": {"base_path": str(TEST_NODES), "custom_nodes": "custom_nodes"},
+        }
         paths = Path(folder) / "paths.yaml"
-        paths.write_text(f"tests:\n  base_path: {json.dumps(str(TEST_NODES))}\n  custom_nodes: custom_nodes\n")
-        with serving("--cpu", "--extra-model-paths-config", str(paths)) as server:
+        paths.write_text(json.dumps(places), encoding="utf-8")  # JSON is YAML
+        pictures = ("--input-directory", str(comfyui_path() / "input"))
+        with serving("--cpu", "--extra-model-paths-config", str(paths), *pictures) as server:
             yield server
 
 
@@ -180,7 +194,7 @@ class Canvas:
 
     def run(self) -> str:
         """Queue the graph and wait for its end: success, error or interrupted."""
-        self.call("listenForEnd")
+        self.call("listenForEnds", 1)
         self.queue()
         return self.wait_for_end()
 

@@ -55,10 +55,12 @@ window.postdiffTest = (() => {
     subgraph: () => app.rootGraph.nodes.filter((each) => each.subgraph).map(({ id }) => String(id))[0],
     select: (ids) => app.canvas.selectItems(ids.map(node)),
 
-    listenForEnd() {
+    /** Note in `end` how the last of so many prompts ends. */
+    listenForEnds(prompts) {
       this.end = null;
+      let left = prompts;
       for (const end of ["success", "error", "interrupted"])
-        app.api.addEventListener(`execution_${end}`, () => (this.end = end), { once: true });
+        app.api.addEventListener(`execution_${end}`, () => --left === 0 && (this.end = end));
     },
 
     /** Set a widget as a user's click does: value and callback. */

@@ -196,6 +196,9 @@ def test_a_run_marks_its_steps_and_ends_with_its_report(canvas: Canvas) -> None:
         canvas.wait_for_mark(node, shown=False)
     assert re.fullmatch(r"[\d.]+ s · [\d.]+. speed-up · .\d+ % work", canvas.text("4", "status"))
     assert canvas.steps("4") == WHOLE_PLAN
+    canvas.set(SAMPLER, seed=2)
+    canvas.page.wait_for_timeout(400)  # the graph is read again meanwhile
+    canvas.wait_for_state(SAMPLER, "measured")
     canvas.set(SAMPLER, steps=9)
     canvas.wait_for_text("4", "status", "estimate")
 
@@ -214,7 +217,7 @@ def test_a_run_belongs_to_the_workflow_it_began_in(canvas: Canvas) -> None:
     prompt = graph(seconds=0.3)
     canvas.load(prompt)
     tab = canvas.call("tab")
-    canvas.call("listenForEnd")
+    canvas.call("listenForEnds", 1)
     canvas.queue()
     canvas.wait_for_mark(SAMPLER, shown=True)
     canvas.load(prompt)
@@ -224,17 +227,53 @@ def test_a_run_belongs_to_the_workflow_it_began_in(canvas: Canvas) -> None:
     canvas.wait_for_state(SAMPLER, "measured")
 
 
+def test_a_prompt_that_waited_belongs_to_the_workflow_it_was_queued_in(canvas: Canvas) -> None:
+    canvas.load(graph(seconds=10.0))
+    first = canvas.call("tab")
+    canvas.queue()
+    canvas.wait_for_mark(SAMPLER, shown=True)
+    canvas.load(graph(steps=12))
+    second = canvas.call("tab")
+    canvas.queue()
+    canvas.wait_until("async () => (await (await fetch('queue')).json()).queue_pending.length === 1")
+    canvas.open_tab(first)  # it is on view when the second prompt begins
+    canvas.call("listenForEnds", 2)
+    canvas.js("() => app.api.interrupt()")
+    assert canvas.wait_for_end() == "success"
+    canvas.wait_for_state(SAMPLER, "estimate")
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    canvas.open_tab(second)
+    canvas.wait_for_state(SAMPLER, "measured")
+    canvas.wait_for_steps(SAMPLER, planned(12, MixedResolution(0.5, 0.5), *PATCHES))
+
+
+def test_a_run_of_which_everything_is_cached_leaves_an_estimate_that_is_called_one(canvas: Canvas) -> None:
+    prompt = graph()
+    canvas.load(prompt)
+    assert canvas.run() == "success"
+    canvas.wait_for_state(SAMPLER, "measured")
+    canvas.load(prompt)
+    assert canvas.run() == "success"
+    for node in (SAMPLER, "2", "3", "4"):
+        canvas.wait_for_state(node, "estimate")
+        canvas.wait_for_steps(node, WHOLE_PLAN)
+        assert canvas.text(node, "badge") == "estimate"
+
+
 def test_notes_of_a_run_are_shown(canvas: Canvas) -> None:
     canvas.load(graph(steps=2))
     assert canvas.run() == "success"
     canvas.wait_for_text(SAMPLER, "notes", "fewer than 3")
+    canvas.show(SAMPLER)
+    assert canvas.box(SAMPLER, ".legend")["bottom"] <= canvas.box(SAMPLER)["bottom"]
 
 
 def test_an_interrupt_clears_the_mark(canvas: Canvas) -> None:
     canvas.load(graph(seconds=10.0))
-    canvas.call("listenForEnd")
+    canvas.call("listenForEnds", 1)
     canvas.queue()
     canvas.wait_for_mark("4", shown=True)
+    assert canvas.text("4", "status") == "step 1of 8"
     canvas.js("() => app.api.interrupt()")
     assert canvas.wait_for_end() == "interrupted"
     canvas.wait_for_mark("4", shown=False)
@@ -286,6 +325,27 @@ def test_the_wheel_over_a_timeline_zooms_the_canvas(canvas: Canvas) -> None:
     canvas.page.wait_for_timeout(200)
     canvas.page.mouse.wheel(0, -100)
     canvas.wait_until("() => app.canvas.ds.scale > 1.01")
+
+
+def test_a_click_on_a_timeline_selects_its_node(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.show(SAMPLER, 1.0)
+    timeline = canvas.box(SAMPLER)
+    canvas.page.mouse.click((timeline["left"] + timeline["right"]) / 2, (timeline["top"] + timeline["bottom"]) / 2)
+    canvas.wait_until("(id) => [...app.canvas.selectedItems].some((each) => String(each.id) === id)", SAMPLER)
+
+
+def test_events_of_a_run_whose_beginning_was_not_seen_are_ignored(canvas: Canvas) -> None:
+    canvas.load(graph())
+    assert canvas.run() == "success"
+    canvas.wait_for_state(SAMPLER, "measured")
+    for node in (SAMPLER, "99"):
+        for event, content in (("postdiff.step", {"step": 1}), ("postdiff.report", {"report": {}})):
+            detail = {"node": node, "sampler_node": SAMPLER, "prompt_id": "of another page", **content}
+            canvas.js("([type, detail]) => app.api.dispatchEvent(new CustomEvent(type, { detail }))", [event, detail])
+    canvas.page.wait_for_timeout(400)  # the graph is read again meanwhile
+    canvas.wait_for_state(SAMPLER, "measured")
+    canvas.wait_for_mark(SAMPLER, shown=False)
 
 
 def test_errors_of_the_pack_are_told_from_the_frontends_own(browser: BrowserContext, server: Server) -> None:
