@@ -125,16 +125,17 @@ def _fid(judges: Judges, device: torch.device) -> Any:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     if judges.features:
-        return FrechetInceptionDistance(_torchscript(judges.features, device)).to(device)
+        return FrechetInceptionDistance(_torchscript(judges.features)).to(device)
     if judges.inception:
         weights = {"feature_extractor_weights_path": judges.inception}
         return FrechetInceptionDistance(INCEPTION_FEATURES, **weights).to(device)
     return None
 
 
-def _torchscript(file: str, device: torch.device) -> torch.nn.Module:
+def _torchscript(file: str) -> torch.nn.Module:
+    """On the CPU, where torchmetrics tries it out."""
     try:
-        return torch.jit.load(file, map_location=device).eval()
+        return torch.jit.load(file, map_location="cpu").eval()
     except RuntimeError as error:
         raise ValueError(f"The network for FID, {file}, is no TorchScript file: {error}") from error
 
