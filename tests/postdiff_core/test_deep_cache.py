@@ -1,7 +1,9 @@
 """Section 2.5, deep cache: against the reference in plain torch."""
 
 import pytest
+import torch
 
+import companions
 import pack_nodes
 import tiny_models
 from compare import assert_like_reference, inputs_with_prompts
@@ -58,3 +60,12 @@ def test_a_patch_after_the_middle_block_runs_where_that_block_does():
     model.set_model_middle_block_after_patch(patch)
     tiny_models.stock_sample(pack_nodes.with_deep_cache(model, Techniques(interval=2, depth=2)))
     assert len(steps) == 3
+
+
+def test_context_windows_that_move_from_step_to_step_reuse_nothing_of_each_other():
+    """Here no window lies where one lay in the step before, so that all is computed."""
+    inputs = inputs_with_prompts(tiny_models.small_unet(), steps=4)
+    inputs["latent_image"] = tiny_models.latent(inputs["model"], 16, 32)
+    moving = companions.context_windows(inputs, context_schedule="looped_uniform", closed_loop=True)
+    patched = pack_nodes.with_deep_cache(moving["model"], Techniques(interval=2, depth=2))
+    assert torch.equal(tiny_models.stock_sample(**moving | {"model": patched}), tiny_models.stock_sample(**moving))

@@ -267,9 +267,9 @@ def merged_by_blocks(other: Callable[..., ModelPatcher]) -> Companion:
     return lambda inputs: inputs | {"model": ModelMergeBlocks().merge(inputs["model"], other(seed=5), **ratios)[0]}
 
 
-def context_windows(inputs: Inputs) -> Inputs:
+def context_windows(inputs: Inputs, **given: Any) -> Inputs:
     """A wide picture, evaluated in overlapping windows of 16 columns."""
-    settings = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "dim": 3}
+    settings = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "dim": 3} | given
     windows = ContextWindowsManualNode.execute(
         inputs["model"],
         context_length=16,
