@@ -14,10 +14,10 @@ def install(run: Run) -> None:
     """Add the cut-off to a run.
 
     Both results of the guider's pair become the conditional one, so that every guidance function, also those of cfg++
-    samplers that read the negative one, gives the conditional prediction. SkipLayerGuidanceDiTSimple evaluates the pair
-    in two calls, the positive one first.
+    samplers that read the negative one, gives the conditional prediction. SkipLayerGuidanceDiTSimple and
+    DualModelGuider evaluate the pair in two calls, the positive one first.
     """
-    alone: tuple[torch.Tensor, torch.Tensor] | None = None  # a latent and its prediction by the positive prompt
+    alone: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # latent, timestep, the positive prediction
     evaluated_shapes: set[torch.Size] = set()  # of latents for which both prompts have been evaluated
 
     def wrapper(executor, model, conds, x, timestep, model_options):
@@ -40,16 +40,16 @@ def install(run: Run) -> None:
                 kept = conds
             out = executor(model, kept, x, timestep, model_options)
             return [out[positive], out[positive]]
-        if roles == ["positive", None] and conds[1] is None:
+        evaluated = [role for cond, role in zip(conds, roles, strict=True) if cond is not None]
+        if evaluated == ["positive"]:
             out = executor(model, conds, x, timestep, model_options)
-            alone = x, out[0]
+            alone = x, timestep, out[roles.index("positive")]
             return out
-        if roles == [None, "negative"] and conds[0] is None and alone is not None and alone[0] is x:
-            return [alone[1], alone[1]]
-        evaluated = sum(cond is not None for cond in conds)
-        if evaluated > 1:
+        if evaluated == ["negative"] and alone is not None and alone[0] is x and alone[1] is timestep:
+            return [alone[2]] * len(conds)
+        if len(evaluated) > 1:
             run.note(
-                f"Guidance was not dropped: {type(run.guider).__name__} evaluates {evaluated} conditionings, "
+                f"Guidance was not dropped: {type(run.guider).__name__} evaluates {len(evaluated)} conditionings, "
                 "not one positive and one negative."
             )
         return executor(model, conds, x, timestep, model_options)

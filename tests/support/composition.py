@@ -286,6 +286,7 @@ _SAMPLING = "Model sampling"
 _MODELS = "Models"
 _GRAPHS = "Graphs, sizes and batches"
 SAG_GOES_ON = "SAG blurs by the negative prompt's attention in the middle block; while that does not run, by the last."
+TWO_MODELS = "The reference does not see into the model of the negative prompt."
 EASY_CACHE_STOPS = "EasyCache decides by the negative prompt's row; after the cut-off it skips no more calls."
 
 _PICTURE = {"seed": 16}  # a latent with a picture in it
@@ -329,6 +330,12 @@ _ROWS = [
     Row("SamplerCustomAdvanced, BasicGuider", _NODES, sample=sampler_nodes.with_basic_guider, idle=NO_GUIDANCE),
     Row("DualCFGGuider", _NODES, sample=sampler_nodes.with_dual_cfg_guider, refuses=NO_GUIDANCE),
     Row("DualCFGGuider, nested", _NODES, sample=sampler_nodes.with_nested_dual_cfg_guider, refuses=NO_GUIDANCE),
+    Row(
+        "DualModelGuider",
+        _NODES,
+        sample=sampler_nodes.with_dual_model_guider,
+        not_compared=dict.fromkeys((DEEP, CROSS, TOGETHER), TWO_MODELS),
+    ),
     Row("PerpNegGuider", _NODES, sample=sampler_nodes.with_perp_neg_guider, refuses=NO_GUIDANCE),
     Row("img2img, denoise 0.7", _PICTURES, companions.img2img),
     Row("inpainting, mask", _PICTURES, companions.inpaint),

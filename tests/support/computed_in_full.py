@@ -181,7 +181,7 @@ class InFull:
             self._plan, self._sigmas = report["plan"], sigmas.tolist()
             self._features: dict[Chunk, Kept] = {}
             self._tokens: dict[tuple[Layer, Chunk], Kept] = {}
-            self._alone: torch.Tensor | None = None
+            self._alone: tuple[Any, Any] = None, None  # a latent, and its prediction by the positive prompt
             self._refreshed = -1
             switch = sum(step["stage"] == "low" for step in self._plan)
             if not switch:
@@ -243,12 +243,13 @@ class InFull:
         def evaluate(model, conds, x, timestep, model_options):
             self._cut: set[int] = set()
             roles = [self._role(cond) for cond in conds]
-            if self._step["cfg"] == "off" and len(conds) == 2 and "negative" in roles:
+            both = "positive" in roles or self._alone[0] is x
+            if self._step["cfg"] == "off" and "negative" in roles and both:
                 self._cut = {roles.index("negative")}
             out = stock(model, conds, x, timestep, model_options)
             if "positive" in roles:
-                self._alone = out[roles.index("positive")]
-            return [self._alone] * 2 if self._cut else out
+                self._alone = x, out[roles.index("positive")]
+            return [self._alone[1]] * len(conds) if self._cut else out
 
         return evaluate
 

@@ -16,6 +16,7 @@ from comfy_extras.nodes_custom_sampler import (
     BasicScheduler,
     CFGGuider,
     DualCFGGuider,
+    DualModelGuider,
     KSamplerSelect,
     RandomNoise,
     SamplerCustom,
@@ -23,6 +24,7 @@ from comfy_extras.nodes_custom_sampler import (
 )
 from comfy_extras.nodes_perpneg import PerpNegGuider
 
+import tiny_models
 from companions import another_prompt
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 
@@ -103,6 +105,13 @@ def with_nested_dual_cfg_guider(inputs: Inputs) -> list[torch.Tensor]:
 def with_perp_neg_guider(inputs: Inputs) -> list[torch.Tensor]:
     prompts = inputs["positive"], inputs["negative"], another_prompt(inputs)
     return sampler_custom_advanced(inputs, PerpNegGuider.execute(inputs["model"], *prompts, 5.0, 1.0).args[0])
+
+
+def with_dual_model_guider(inputs: Inputs) -> list[torch.Tensor]:
+    """The negative prompt is evaluated by another model."""
+    positive, negative = inputs["positive"], inputs["negative"]
+    guider = DualModelGuider.execute(inputs["model"], positive, inputs["cfg"], tiny_models.small_unet(seed=3), negative)
+    return sampler_custom_advanced(inputs, guider.args[0])
 
 
 def sampler_custom_advanced(inputs: Inputs, guider: Any) -> list[torch.Tensor]:
