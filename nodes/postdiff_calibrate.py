@@ -10,6 +10,7 @@ import nodes as comfy_nodes
 import numpy
 import torch
 from comfy_api.latest import io, ui
+from PIL import Image
 
 from ..postdiff_core import presets, saved_presets
 from ..postdiff_core.calibrate import frontier_picture, request, table
@@ -83,7 +84,9 @@ class PostDiffCalibrate(io.ComfyNode):
             _keep_best_so_far(name, calibration)
             raise
         _save(name, calibration, result)
-        return _output(cls, name, calibration, result)
+        drawn = frontier_picture.draw(result, _title(calibration), request.examples(calibration, result))
+        progress.finish(f"Chosen: {result.chosen.candidate}. Saved as the preset {name}.", drawn)
+        return _output(cls, name, result, drawn)
 
 
 def _models() -> list[io.Input]:
@@ -215,8 +218,7 @@ def _outputs() -> list[io.Output]:
     ]
 
 
-def _output(cls: type[io.ComfyNode], name: str, calibration: Calibration, result: Result) -> io.NodeOutput:
-    drawn = frontier_picture.draw(result, _title(calibration), request.examples(calibration, result))
+def _output(cls: type[io.ComfyNode], name: str, result: Result, drawn: Image.Image) -> io.NodeOutput:
     picture = torch.from_numpy(numpy.asarray(drawn).copy()).float()[None] / 255
     return io.NodeOutput(
         name,

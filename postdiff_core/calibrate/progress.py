@@ -46,6 +46,11 @@ class Progress:
                 self._logged = now
                 log.info("Calibration: %s", line)
 
+    def finish(self, line: str, picture: Image.Image) -> None:
+        """Leave the outcome on the node, where the last picture drawn would stay."""
+        self._say(line)
+        self._bar.update_absolute(TICKS, preview=("JPEG", picture, max(picture.size)))
+
 
 def summary(calibration: Calibration) -> str:
     """How many pictures are drawn, how long the rest takes, and the best settings so far."""

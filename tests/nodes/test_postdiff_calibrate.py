@@ -213,7 +213,8 @@ def test_progress_only_grows_and_says_how_long_it_takes(pipeline, monkeypatch, d
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: ticks.append(value / total))
     calibrate(pipeline)
     assert ticks == sorted(ticks) and ticks[-1] == 1.0
-    assert lines[0].startswith("0 of 9 pictures") and lines[-1].startswith("9 of 9 pictures")
+    assert lines[0].startswith("0 of 9 pictures") and lines[-2].startswith("9 of 9 pictures")
+    assert lines[-1].startswith("Chosen: 5 steps") and lines[-1].endswith("Saved as the preset my model.")
     assert any("left" in line and "best so far: 5 steps" in line for line in lines)
 
 
