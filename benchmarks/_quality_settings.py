@@ -104,7 +104,7 @@ def _frontier() -> Table:
     return Table(
         "frontier",
         "Fewer steps or cheaper steps (Fig. 5)",
-        (FULL, *map(fewer_steps, (10, 8, 14, 12, 16, 18, 6)), *cheaper, postdiff("no cut-off", beta=0.5, k=2)),
+        (FULL, PRESET, *map(fewer_steps, (10, 8, 6, 14, 12, 16, 18)), *cheaper, postdiff("no cut-off", beta=0.5, k=2)),
         HEADLINE_PAIRS,
         ("PostDiff: beta 0.5, s 0.5, k 2, T = 20; m is where guidance and cross-attention stop.",),
         compared=("PostDiff", "fewer steps"),
