@@ -38,7 +38,7 @@ class Row:
     share: float  # of the stock run's work
     pictures: int
     score: float
-    error: float | None  # standard error of the difference from the chosen; None from a single picture
+    error: float | None  # standard error of the difference from the chosen; None for it, and from a single picture
     values: Mapping[str, float]  # means over its own pictures of all that the score found
     seconds: float | None  # the median of the runs made this time
 
@@ -162,7 +162,7 @@ class Calibration:
             share=self.pricing.share(candidate),
             pictures=len(values),
             score=mean(level.values()) + mean(own[i] - level[i] for i in common) if common else mean(own.values()),
-            error=gain.error if gain else None,
+            error=gain.error if gain and candidate != chosen else None,
             values={name: mean(each[name] for each in values) for name in values[0]},
             seconds=median(seconds) if seconds else None,
         )
