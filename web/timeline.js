@@ -115,7 +115,7 @@ function viewOfRun({ steps, notes, step, report }, { scale = 1 }) {
   return { ...view, state: "running", badge: at, text: `of ${steps.length}` };
 }
 
-/** The canvas lies under the element and gets what is meant for it: zooming, panning, selecting the node. */
+/** The canvas lies under the element and gets what is meant for it, such as zooming and panning. */
 function handToCanvas(event) {
   if (window.LiteGraph.vueNodesMode) return;
   if (event.type === "wheel") app.canvas.processMouseWheel(event);

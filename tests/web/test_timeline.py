@@ -327,14 +327,6 @@ def test_the_wheel_over_a_timeline_zooms_the_canvas(canvas: Canvas) -> None:
     canvas.wait_until("() => app.canvas.ds.scale > 1.01")
 
 
-def test_a_click_on_a_timeline_selects_its_node(canvas: Canvas) -> None:
-    canvas.load(graph())
-    canvas.show(SAMPLER, 1.0)
-    timeline = canvas.box(SAMPLER)
-    canvas.page.mouse.click((timeline["left"] + timeline["right"]) / 2, (timeline["top"] + timeline["bottom"]) / 2)
-    canvas.wait_until("(id) => [...app.canvas.selectedItems].some((each) => String(each.id) === id)", SAMPLER)
-
-
 def test_events_of_a_run_whose_beginning_was_not_seen_are_ignored(canvas: Canvas) -> None:
     canvas.load(graph())
     assert canvas.run() == "success"
