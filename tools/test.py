@@ -1,4 +1,7 @@
-"""Run the tests. Every argument is passed on to pytest; --core stands for the core suite where no test is named."""
+"""Run the tests: all of them, a few files at a time, where nothing is asked for.
+
+Every argument is passed on to pytest; --core stands for the core suite where no test is named.
+"""
 
 import os
 import sys
@@ -28,17 +31,23 @@ CORE = (
 )
 
 
+# A worker takes about 2 GB at its largest: torch, a server, a browser.
+WORKERS = min(4, os.cpu_count() or 1)
+
+
 def main(arguments: list[str]) -> int:
     here = Path.cwd()
     os.chdir(ROOT)  # where pyproject.toml has pytest's settings
     wants_core = "--core" in arguments and not any(names_tests(here, each) for each in arguments)
     given = [from_root(here, each) for each in arguments if each != "--core"]
-    return pytest.main([*given, *CORE] if wants_core else given)
+    if wants_core:
+        return pytest.main([*given, *CORE])
+    return pytest.main(given or ["--numprocesses", str(WORKERS), "--dist", "loadfile"])
 
 
 def names_tests(here: Path, argument: str) -> bool:
     path = (here / argument.partition("::")[0]).resolve()
-    return path.exists() and path.is_relative_to(ROOT / "tests")
+    return os.path.exists(path) and path.is_relative_to(ROOT / "tests")  # False for what is too long for a path
 
 
 def from_root(here: Path, argument: str) -> str:
