@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import fmean, stdev
 from typing import Generic, NamedTuple, TypeVar
 
 C = TypeVar("C", bound=Hashable)
@@ -45,7 +45,7 @@ def difference(one: Mapping[int, float], other: Mapping[int, float]) -> Differen
     if len(common) < 2:
         return None
     gains = [one[picture] - other[picture] for picture in sorted(common)]
-    return Difference(mean(gains), stdev(gains) / math.sqrt(len(gains)))
+    return Difference(fmean(gains), stdev(gains) / math.sqrt(len(gains)))
 
 
 class Search(Generic[C]):
@@ -89,7 +89,7 @@ class Search(Generic[C]):
     def mean(self, candidate: C) -> float:
         """The mean score on the pictures that all of those left have drawn, or on its own if there are none."""
         common = self._common(self.left) or set(self.scores[candidate])
-        return mean(self.scores[candidate][picture] for picture in common)
+        return fmean(self.scores[candidate][picture] for picture in common)
 
     def difference(self, one: C, other: C) -> Difference | None:
         """How much better `one` is; None unless both have drawn two of the same pictures."""
@@ -107,7 +107,7 @@ class Search(Generic[C]):
     def remaining_cost(self) -> float:
         """What the rest of the search costs, if those that stay cost what those left now do on average."""
         done, planned = self.measurements
-        return (planned - done) * mean(self.cost[candidate] for candidate in self.left)
+        return (planned - done) * fmean(self.cost[candidate] for candidate in self.left)
 
     def _best(self, count: int) -> list[C]:
         if count >= len(self.left):
