@@ -20,6 +20,8 @@ const runs = new WeakMap();
 const workflowOfPrompt = new Map();
 /** The workflow whose prompt is being handed to the server; the run may begin before its number is known. */
 let queueing = null;
+/** Request -> the workflow that it hands to the server. */
+const workflowOfRequest = new Map();
 
 class Timeline {
   constructor(node) {
@@ -157,19 +159,18 @@ function runsOf(workflow) {
 
 const runsOfPrompt = (prompt) => runsOf(workflowOfPrompt.get(prompt) ?? activeWorkflow());
 
-/** The server's events name the prompt only; which workflow it came from is known where it is queued. */
-function followQueueing() {
-  const { queuePrompt } = api;
-  api.queuePrompt = async function (...given) {
-    const workflow = (queueing = activeWorkflow());
-    try {
-      const reply = await queuePrompt.apply(this, given);
-      if (reply?.prompt_id) workflowOfPrompt.set(reply.prompt_id, workflow);
-      return reply;
-    } finally {
-      queueing = null;
-    }
-  };
+function onQueueing({ detail: { requestId: request } }) {
+  queueing = activeWorkflow();
+  workflowOfRequest.set(request, queueing);
+}
+
+/** The server's events name the prompt only: what it has not been asked about before belongs to this request. */
+async function onQueued({ detail: { requestId: request } }) {
+  const workflow = workflowOfRequest.get(request) ?? activeWorkflow();
+  workflowOfRequest.delete(request);
+  const { queue_running: running, queue_pending: pending } = await (await api.fetchApi("/queue")).json();
+  for (const [, prompt, , { client_id: client }] of [...running, ...pending])
+    if (client === api.clientId && !workflowOfPrompt.has(prompt)) workflowOfPrompt.set(prompt, workflow);
 }
 
 function onStart({ detail: { prompt_id: prompt } }) {
@@ -202,7 +203,8 @@ app.registerExtension({
     if (LANES[node.comfyClass]) timelines.set(node, new Timeline(node));
   },
   async setup() {
-    followQueueing();
+    api.addEventListener("promptQueueing", onQueueing);
+    api.addEventListener("promptQueued", onQueued);
     api.addEventListener("execution_start", onStart);
     api.addEventListener("postdiff.plan", onPlan);
     for (const event of ["postdiff.step", "postdiff.report"]) api.addEventListener(event, onProgress);
