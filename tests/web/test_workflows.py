@@ -17,23 +17,23 @@ HELP = ROOT / "web" / "docs"
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
 
 
+@pytest.fixture(scope="module")
+def object_info(server: Server) -> workflow.ObjectInfo:
+    return server.get("/object_info")
+
+
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)
-def test_a_shipped_graph_loads_with_nothing_missing(canvas: Canvas, graph: Path) -> None:
+def test_a_shipped_graph_loads_with_nothing_missing_and_is_queued_as_the_tests_run_it(
+    canvas: Canvas, object_info: workflow.ObjectInfo, graph: Path
+) -> None:
     canvas.load_workflow(json.loads(graph.read_text(encoding="utf-8")), graph.stem)
     assert canvas.call("unknownNodes") == []
     for node in canvas.call("nodesWithTimeline"):
         canvas.wait_until("(id) => postdiffTest.steps(id).length || postdiffTest.text(id).includes('run starts')", node)
         assert "estimate" in canvas.text(node, "status")
     assert canvas.page.get_by_test_id("error-overlay").count() == 0  # ComfyUI's own: a model or picture is missing
-
-
-def test_a_shipped_graph_is_queued_by_the_canvas_as_the_tests_run_it(canvas: Canvas, server: Server) -> None:
-    object_info = server.get("/object_info")
-    for graph in GRAPHS:
-        canvas.load_workflow(json.loads(graph.read_text(encoding="utf-8")), graph.stem)
-        queued = {node: described["inputs"] for node, described in canvas.prompt().items()}
-        run = {node: described["inputs"] for node, described in workflow.load(graph, object_info).items()}
-        assert queued == run, graph.stem
+    queued = {node: described["inputs"] for node, described in canvas.prompt().items()}
+    assert queued == {node: each["inputs"] for node, each in workflow.load(graph, object_info).items()}
 
 
 def test_every_shipped_graph_is_offered_as_a_template_with_a_thumbnail(canvas: Canvas, server: Server) -> None:
