@@ -6,7 +6,7 @@ The full run, which is ComfyUI's own, is recorded once for the shipped weights; 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from _quality_runs import Runs, Subject
 from _quality_scores import Examiner, Scorebook, likeness
 from _quality_settings import ALONE_PAIRS, FULL, GATE_PAIRS, Setting, alone
 from _results import FOLDER
+from tqdm import tqdm
 
 FILE = FOLDER / "quality-gate.json"
 REMEDY = "Run `python dev.py bench quality --only gate` and look at what changed before committing its file."
@@ -30,8 +31,6 @@ class NoRecord(Exception):
 
 def record(runs: Runs, scorebook: Scorebook, examiner: Examiner, device: str) -> str:
     """Write the record of these weights; returns one line about it."""
-    from tqdm import tqdm
-
     missing = runs.missing(FULL, GATE_PAIRS)
     for some in tqdm(missing, desc="full run", unit="run", disable=None):
         runs.draw(FULL, some)
@@ -58,16 +57,11 @@ def recorded(subject: Subject, file: Path = FILE) -> dict[str, Any]:
     return found
 
 
-def drawn(
-    subject: Subject, setting: Setting, pairs: range, told: Callable[[int], object] = lambda pictures: None
-) -> torch.Tensor:
+def drawn(subject: Subject, setting: Setting, pairs: range) -> torch.Tensor:
     """Pictures of these pairs, drawn now."""
     runs = [range(first, min(first + BATCH, pairs.stop)) for first in range(pairs.start, pairs.stop, BATCH)]
-    pictures = []
-    for some in runs:
-        pictures.append(subject.decode(subject.draw(setting, some)))
-        told(len(some))
-    return torch.cat(pictures)
+    shown = tqdm(runs, desc=setting.name, unit="run", disable=None)
+    return torch.cat([subject.decode(subject.draw(setting, some)) for some in shown])
 
 
 def right(subject: Subject, examiner: Examiner, pictures: torch.Tensor) -> np.ndarray:
@@ -100,7 +94,7 @@ def recorded_right(record: Mapping[str, Any]) -> list[bool]:
 
 def agreement_lost(full: Sequence[bool] | np.ndarray, ours: Sequence[bool] | np.ndarray) -> str | None:
     """What is wrong with a setting that draws these of the pairs right; None if nothing is."""
-    lost = 100 * float(np.mean(full) - np.mean(ours))
+    lost = 100 * (int(np.sum(full)) - int(np.sum(ours))) / len(ours)
     if lost <= MOST_POINTS_LOST:
         return None
     return f"{lost:.1f} points of prompt agreement are lost against the full run; at most {MOST_POINTS_LOST:g} may be."
