@@ -171,6 +171,7 @@ async function onQueued({ detail: { requestId: request } }) {
   const { queue_running: running, queue_pending: pending } = await (await api.fetchApi("/queue")).json();
   for (const [, prompt, , { client_id: client }] of [...running, ...pending])
     if (client === api.clientId && !workflowOfPrompt.has(prompt)) workflowOfPrompt.set(prompt, workflow);
+  if (queueing === workflow) queueing = null;
 }
 
 function onStart({ detail: { prompt_id: prompt } }) {
