@@ -7,6 +7,7 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
+from comfy.patcher_extension import WrappersMP
 
 import pack_nodes
 import tiny_models
@@ -189,12 +190,15 @@ def bytes_held_in_the_last_step(model, techniques):
     return held[0]
 
 
+FOUR_STEPS = 0.65  # of the six: the last of them reuses what was kept
+
+
 def test_deep_features_are_freed_after_their_window():
     model = tiny_models.sd15()
     bytes_held_in_the_last_step(model, Techniques())
     without = bytes_held_in_the_last_step(model, Techniques())
     window_to_the_end = bytes_held_in_the_last_step(model, Techniques(interval=2, depth=2))
-    window_that_ended = bytes_held_in_the_last_step(model, Techniques(interval=2, depth=2, deep_end=0.5))
+    window_that_ended = bytes_held_in_the_last_step(model, Techniques(interval=2, depth=2, deep_end=FOUR_STEPS))
     feature = 2 * 32 * 16 * 16 * 4  # rows, channels, sides, bytes
     assert window_to_the_end >= without + feature
     assert window_that_ended < without + feature
@@ -203,11 +207,33 @@ def test_deep_features_are_freed_after_their_window():
 def test_deep_features_of_the_low_resolution_are_freed_at_the_switch():
     """The window ends with the low-resolution stage."""
     model = tiny_models.sd15()
-    mixed = {"low_res_scale": 0.5, "low_res_until": 0.5}
+    mixed = {"low_res_scale": 0.5, "low_res_until": FOUR_STEPS}
     bytes_held_in_the_last_step(model, Techniques(**mixed))
     without = bytes_held_in_the_last_step(model, Techniques(**mixed))
-    deep = bytes_held_in_the_last_step(model, Techniques(**mixed, interval=2, depth=2, deep_end=0.5))
+    deep = bytes_held_in_the_last_step(model, Techniques(**mixed, interval=2, depth=2, deep_end=FOUR_STEPS))
     assert deep < without + 2 * 32 * 8 * 8 * 4
+
+
+@pytest.mark.parametrize("postdiff_first", [True, False])
+def test_what_another_node_does_once_a_run_it_does_in_each_stage(postdiff_first):
+    """Such as to forget what it has cached at the other size."""
+    sides = []
+
+    def other(executor, noise, *arguments, **given):
+        sides.append(noise.shape[-1])
+        return executor(noise, *arguments, **given)
+
+    def with_other(model):
+        clone = model.clone()
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "other", other)
+        return clone
+
+    def with_postdiff(model):
+        return pack_nodes.with_mixed_resolution(model, Techniques(low_res_scale=0.5, low_res_until=0.5))
+
+    model = tiny_models.small_unet()
+    sample(with_other(with_postdiff(model)) if postdiff_first else with_postdiff(with_other(model)))
+    assert sides == [8, 16]
 
 
 class Listener:
