@@ -19,7 +19,7 @@ TRIED, MEASURED, CHOSEN = "#bcd4e9", "#1f6fb5", "#b85c00"
 
 OVERSAMPLING = 2  # drawn larger and reduced: smooth edges
 WIDTH, MARGIN, GAP = 1200, 40, 16
-PLOT_HEIGHT, LEFT_OF_PLOT, BELOW_PLOT = 400, 60, 64
+PLOT_HEIGHT, LEFT_OF_PLOT, BELOW_PLOT = 400, 60, 84
 MOST_EXAMPLES = 4
 _SMOOTH = Image.Resampling.LANCZOS
 
@@ -89,7 +89,7 @@ def draw(result: Result, title: str, examples: Sequence[Example]) -> Image.Image
     examples = examples[:MOST_EXAMPLES]
     head = [(line, 15, INK) for line in _wrapped([_outcome(result), _reason(result)], 128)]
     head += [(line, 13, MUTED) for line in _wrapped(result.notes, 150)]
-    top = MARGIN + 40 + 23 * len(head) + GAP
+    top = MARGIN + 40 + 23 * len(head) + 2 * GAP
     plot_end = top + PLOT_HEIGHT + BELOW_PLOT
     side = (WIDTH - 2 * MARGIN - LEFT_OF_PLOT - (MOST_EXAMPLES - 1) * GAP) / MOST_EXAMPLES
     tall = side * examples[0].stock.height / examples[0].stock.width if examples else 0
@@ -168,8 +168,8 @@ def _grid(pen: Pen, x: Axis, y: Axis, score: str) -> None:
         pen.line([(x(value), y.start), (x(value), y.end)], GRID, 1)
         pen.text(x(value), y.start + 8, f"{value:g}x", 13, MUTED, "ma")
     pen.line([(x.start, y.start), (x.end, y.start)], MUTED, 1)
-    pen.text(x.start + 8, y.end + 4, f"{score} (higher is better)", 14)
-    pen.text(x.end, y.start - 8, "times less work", 14, INK, "rs")
+    pen.text(x.start, y.end - 8, f"{score} (higher is better)", 14, INK, "ls")
+    pen.text(x.end, y.start + 28, "times less work than the stock run", 14, INK, "ra")
 
 
 def _frontier(rows: Sequence[Row]) -> list[Row]:
