@@ -20,7 +20,7 @@ import _host
 
 STEPS = 8
 LEAST_SPEEDUP = 1.5
-REPLAYS = 1000
+REPLAYS = 300
 SMALL_SETS = (1, 2, 4, 8)
 
 
@@ -62,7 +62,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "pictures": pictures,
         "least_speedup": LEAST_SPEEDUP,
         "candidates": [
-            {"name": str(each), "share": share, "searched": str(each) in searched, "errors": errors[str(each)]}
+            {
+                "name": str(each),
+                "share": share,
+                "searched": str(each) in searched,
+                "varies_s_only": str(each) in only_s,
+                "errors": errors[str(each)],
+            }
             for each, share in shares.items()
         ],
         "replays": REPLAYS,
