@@ -22,6 +22,7 @@ from evaluation.worker import DeviceLost, Job, Outcome, Worker
 ATTEMPTS = 3
 OBJECT_STORE_BYTES = 100 * 2**20  # only small records travel through it; it lies in shared memory
 REFRESH_SECONDS = 1.0
+SHORT = "/tmp" if os.path.isdir("/tmp") else None  # Ray puts sockets there, whose paths may have 103 characters
 PASSED_ON = ("COMFYUI_PATH", "HF_HOME", "TORCH_HOME")
 
 
@@ -63,8 +64,7 @@ def cluster(address: str | None, workers: int | None, device: str | None) -> Ite
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own choice is to yield to everything else on the machine
-    with tempfile.TemporaryDirectory(prefix="pd-ray-", ignore_cleanup_errors=True) as folder:
-        # A short path: it will hold sockets.
+    with tempfile.TemporaryDirectory(prefix=f"pd-ray-{os.getpid()}-", dir=SHORT, ignore_cleanup_errors=True) as folder:
         where: dict[str, Any] = {"address": address}
         if address is None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
