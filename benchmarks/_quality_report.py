@@ -108,8 +108,8 @@ def page(result: dict[str, Any]) -> str:
             f"# {result['title']}",
             "",
             f"Embedded model (weights {result['weights'][:12]}), {result['sampling']}. {drawn} pairs of prompt and "
-            f"seed, {result['pairs_wanted']} planned. {machine['device']}, torch {machine['torch']}, ComfyUI "
-            f"{machine['comfyui']}, {machine['date']}.",
+            f"noise (seed {result['seed']}), {result['pairs_wanted']} planned. {machine['device']}, torch "
+            f"{machine['torch']}, ComfyUI {machine['comfyui']}, {machine['date']}.",
             *(line for note in result["notes"] for line in ("", note)),
             "",
             SCORES_ARE,

@@ -280,8 +280,9 @@ def test_a_goal_is_met_when_the_bad_end_of_the_interval_meets_it(rows):
 
 def test_the_page_and_plot_show_what_was_measured_and_what_failed(rows, tmp_path):
     machine = {"device": "a processor", "torch": "2", "comfyui": "0", "date": "today"}
-    result = {"name": "quality-x", "title": "A table", "weights": "0" * 64, "sampling": "steps 20", "pairs_wanted": 128}
-    result |= {"machine": machine, "notes": ["A note."], "rows": rows, "goals": quality.goals(rows), "comparisons": []}
+    result = {"name": "quality-x", "title": "A table", "weights": "0" * 64, "sampling": "steps 20", "seed": 7}
+    result |= {"machine": machine, "notes": ["A note."], "rows": rows, "goals": quality.goals(rows)}
+    result |= {"pairs_wanted": 128, "comparisons": []}
     page = report.page(json.loads(json.dumps(result)))
     assert "RuntimeError: too dear" in page and "-50.0" in page and "A note." in page and "not met" in page
     report.plot(result, tmp_path / "plot.png")
