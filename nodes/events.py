@@ -40,10 +40,12 @@ class CanvasEvents:
 
 def show_text(node_id: str | None, line: str) -> None:
     """Show a line on a node while it runs; does nothing outside a prompt."""
-    from server import PromptServer
+    if node_id is None:
+        return
+    from server import PromptServer  # only there once a server is being started
 
     server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
+    if server is not None:
         server.send_progress_text(line, node_id, server.client_id)
 
 
