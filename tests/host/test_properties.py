@@ -13,6 +13,7 @@ import pack
 from postdiff.postdiff_core import mixed_resolution
 from random_graphs import Graph, NotRunnable, check, graphs
 
+pytestmark = pytest.mark.timeout(3 * 60 * 60)
 GRAPHS, GRAPHS_IN_FULL = 60, 500
 
 
