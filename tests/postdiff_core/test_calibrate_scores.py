@@ -1,5 +1,6 @@
 """Scores against independent implementations: torchmetrics for likeness, transformers' CLIP for the CLIP score."""
 
+import json
 from types import SimpleNamespace
 
 import comfy.sd
@@ -68,8 +69,10 @@ def reference():
 
 
 @pytest.fixture(scope="module")
-def clip_vision(reference):
-    model = ClipVisionModel({**VISION, "model_type": "clip_vision_model"})
+def clip_vision(reference, tmp_path_factory):
+    config = tmp_path_factory.mktemp("clip") / "config.json"
+    config.write_text(json.dumps({**VISION, "model_type": "clip_vision_model"}))
+    model = ClipVisionModel(str(config))
     weights = {name: value for name, value in reference.state_dict().items() if name.startswith("vis")}
     missing, unexpected = model.load_sd(weights)
     assert not missing and all("position_ids" in name for name in unexpected)
