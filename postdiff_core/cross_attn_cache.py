@@ -86,9 +86,9 @@ def install(run: Run, settings: CrossAttnCache) -> None:
         copy = "attn2_output_patch" in transformer_options.get("patches", {})
         seen: dict[Site, torch.Tensor] = {}
         options = _options_for(transformer_options, hits, misses)
-        with replaced(_reusing(hits, copy=copy) | _recording(misses, x.shape[0], seen, copy=copy)):
+        with replaced(_reusing(hits, seen, copy=copy) | _recording(misses, x.shape[0], seen, copy=copy)):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        memory.record(misses, seen, latent)
+        memory.record(misses | {site: list(rows) for site in hits}, seen, latent)
         run.measure_caches()
         return out
 
@@ -116,6 +116,8 @@ class _Memory:
         """Keep what the layers gave, (B, N, C) each, for the rows wanted of them."""
         for site, tokens in seen.items():
             self._cache.store(site.place, wanted[site], tokens, latent)
+            for row in wanted[site]:
+                self._mixed.drop(site.place, row.branch)
 
     def recall(self, sites: Sequence[Site], rows: Sequence[Row], latent: Grid) -> dict[Site, torch.Tensor]:
         """The layers' outputs for these rows on this latent's token grid; without the layers where one is missing."""
@@ -248,19 +250,26 @@ def _options_for(options: dict, hits: Collection[Site], misses: Collection[Site]
     return {**options, "patches": patches, "patches_replace": replacements}
 
 
-def _reusing(hits: dict[Site, torch.Tensor], *, copy: bool) -> dict[tuple[torch.nn.Module, str], Callable]:
-    """Forwards that return what the layers gave before, to replace the layers' own for a call."""
+def _reusing(
+    hits: dict[Site, torch.Tensor], seen: dict[Site, torch.Tensor], *, copy: bool
+) -> dict[tuple[torch.nn.Module, str], Callable]:
+    """Forwards that return what the layers gave before, to replace the layers' own for a call.
 
-    def reusing(compute: Callable, tokens: torch.Tensor) -> Callable:
+    Where another patch (Deep Shrink) has changed a layer's size within the model, it is computed and put into `seen`.
+    """
+
+    def reusing(site: Site, tokens: torch.Tensor) -> Callable:
+        compute = site.module.forward
+
         def forward(x, *args, **kwargs):
+            kept = tokens
             if tokens.shape[:2] != x.shape[:2]:
-                # Another patch (Deep Shrink) has changed the layer's size within the model.
-                return compute(x, *args, **kwargs)
-            return tokens.clone() if copy else tokens
+                kept = seen[site] = compute(x, *args, **kwargs)
+            return kept.clone() if copy else kept
 
         return forward
 
-    return {(site.module, "forward"): reusing(site.module.forward, tokens) for site, tokens in hits.items()}
+    return {(site.module, "forward"): reusing(site, tokens) for site, tokens in hits.items()}
 
 
 def _recording(
