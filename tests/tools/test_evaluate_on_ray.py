@@ -39,7 +39,7 @@ steps = 3
 steps = 3
 mixed_resolution = { low_res_scale = 0.5, low_res_until = 0.5 }
 """
-PROMPTS, SHARD = 20, 2
+PROMPTS, SHARD = 40, 4
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -105,9 +105,11 @@ def test_a_killed_command_and_a_killed_worker_lose_nothing_do_nothing_twice_and_
     log = folder / "log"
     with open(log, "wb") as file, subprocess.Popen(command(folder, "--workers", "2"), stderr=file) as second:
         process = psutil.Process(second.pid)
-        wait_until(lambda: len(drawing(descendants(process))) == 2 and len(finished(folder)) > len(before), "drawing")
+        wait_until(lambda: second.poll() is not None or drawing(descendants(process)), "drawing")
         children = descendants(process)
-        drawing(children)[0].kill()
+        busy = drawing(children)
+        assert busy, f"the command ended before a worker could be killed: {log.read_text()}"
+        busy[0].kill()
         wait_until(lambda: second.poll() is not None, "the end")
     assert second.returncode == 0, log.read_text()
     _, alive = psutil.wait_procs(children, timeout=WAIT_SECONDS)
