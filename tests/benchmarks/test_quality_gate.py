@@ -13,6 +13,8 @@ import _quality_gate as gate
 from _quality_scores import subject_and_examiner
 from _quality_settings import ALONE_PAIRS, FULL, GATE_PAIRS, HARMFUL, PRESET
 
+ENOUGH_TO_SEE_HARM = 64  # pairs
+
 pytestmark = pytest.mark.timeout(1800)  # hundreds of pictures
 
 
@@ -61,8 +63,8 @@ def test_the_shipped_preset_loses_no_more_than_three_points_of_prompt_agreement(
 
 
 def test_a_harmful_setting_does_not_pass(drawing, full_right):
-    pictures = gate.drawn(drawing[0], HARMFUL, range(GATE_PAIRS))
-    assert gate.agreement_lost(full_right, gate.right(*drawing, pictures)) is not None
+    pictures = gate.drawn(drawing[0], HARMFUL, range(ENOUGH_TO_SEE_HARM))
+    assert gate.agreement_lost(full_right[:ENOUGH_TO_SEE_HARM], gate.right(*drawing, pictures)) is not None
 
 
 def test_no_techniques_picture_error_has_grown_by_a_fifth(drawing, record, full):
