@@ -292,7 +292,10 @@ class InFull:
             for position, rows in self._rows(x):
                 rows[:, :width] = self._features[self._chunks[position]].rows
             return (x, *inputs[1:])
-        if self._step["deep"] != "off":
+        following = self._index + 1
+        reused_next = following in self._stage and self._plan[following]["deep"] == "reuse"
+        # A feature for nobody is not kept, also where a sampler (heunpp2) then goes back by a step.
+        if self._step["deep"] == "reuse" or (self._step["deep"] == "refresh" and reused_next):
             for position, rows in self._rows(x):
                 self._features[self._chunks[position]] = Kept(rows[:, :width].clone(), self.work.calls[-1].latent)
         return None
