@@ -214,7 +214,7 @@ def test_a_run_shows_its_own_plan_where_the_estimate_was_off(canvas: Canvas) -> 
 
 
 def test_a_run_belongs_to_the_workflow_it_began_in(canvas: Canvas) -> None:
-    prompt = graph(seconds=0.3)
+    prompt = graph(seconds=1.0)
     canvas.load(prompt)
     tab = canvas.call("tab")
     canvas.call("listenForEnds", 1)
