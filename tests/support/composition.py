@@ -213,17 +213,17 @@ def cell(row: Row, column: str) -> Cell:
         assert re.match(REFUSALS[technique], reason), f"refused for another reason than allowed: {reason}"
     assert all(torch.isfinite(latent).all() for latent in together.latents), "the latent is not finite"
     acts_in_some_runs = bool(refused) and not all(together.runs.notes)
-    idle = row.idle if row.group != SAMPLERS or _leave_out_something(together) else asked
-    if asked <= refused | idle and not acts_in_some_runs:
+    if asked <= refused | _idle(row, column, together, before) and not acts_in_some_runs:
         assert difference(together, before) == 0, "nothing acts here, but the latent is another"
         assert together.work == before.work, "nothing acts here, but other work is done"
         return Cell(row, column, "refused" if refused else "exact", together.refusals)
-    assert difference(together, before) > 5 * TOLERANCE, "without PostDiff the latent is the same"
+    assert difference(together, before) > TOLERANCE, "without PostDiff the latent is the same"
     _check_without_companion(row, column, together)
     expected = in_full(row, column, together.runs.reports)
     if column in row.not_compared:
         for done, planned in zip(together.work, expected.work, strict=True):
-            assert done == planned or 0 in (done, planned), "the work executed is not the work planned"
+            once_more = row.name in PASSED_OVER and planned < done <= max(before.work)
+            assert done == planned or 0 in (done, planned) or once_more, "the work executed is not the work planned"
         return Cell(row, column, "runs", together.refusals)
     if row.in_full is None:
         assert together.work == expected.work, "the work executed is not the work planned"
@@ -232,6 +232,17 @@ def cell(row: Row, column: str) -> Cell:
     apart = difference(together, expected)
     assert apart < row.tolerance, f"the latent is {apart:.1e} away from that of the run in full"
     return Cell(row, column, "exact", together.refusals)
+
+
+def _idle(row: Row, column: str, together: Sampled, before: Sampled) -> frozenset[str]:
+    """The techniques that have nothing to leave out here; a sampler may never come to the noise levels of the last
+    steps, by its schedule or because it takes levels of its own."""
+    if row.group != SAMPLERS:
+        return row.idle
+    comes_to_them = _leave_out_something(together)
+    if row.line in OWN_NOISE_LEVELS:
+        comes_to_them = in_full(row, column, together.runs.reports).work != before.work
+    return row.idle if comes_to_them else frozenset(techniques_of(column))
 
 
 def _leave_out_something(together: Sampled) -> bool:
@@ -258,7 +269,7 @@ def _check_without_companion(row: Row, column: str, together: Sampled) -> None:
     if column in row.same_as_ksampler:
         assert difference(together, plain) < TOLERANCE, "the nodes give another latent than the KSampler"
     else:
-        assert difference(together, plain) > 5 * TOLERANCE, "without the companion the latent is the same"
+        assert difference(together, plain) > TOLERANCE, "without the companion the latent is the same"
 
 
 def _check_report(together: Sampled, before: Sampled) -> None:
@@ -277,6 +288,14 @@ NO_GUIDANCE = frozenset({CUT})
 
 
 SAMPLERS = "Samplers, each with every scheduler"
+OWN_NOISE_LEVELS = ("dpm_fast", "dpm_adaptive")
+PASSED_OVER = {
+    f"dpm_fast, {scheduler}": {
+        TOGETHER: "dpm_fast takes noise levels of its own. With some schedulers it passes over the step whose "
+        "cross-attention is kept: that is then computed once more, where the reference reuses an older one."
+    }
+    for scheduler in ("exponential", "ddim_uniform", "beta")
+}
 _NODES = "Sampler nodes and guiders"
 _PICTURES = "Pictures and masks"
 _PROMPTS = "Prompts"
@@ -306,6 +325,7 @@ _ROWS = [
             model=one_unet,
             given={"sampler_name": sampler, "scheduler": scheduler},
             line=sampler,
+            not_compared=PASSED_OVER.get(f"{sampler}, {scheduler}", {}),
         )
         for sampler in comfy.samplers.SAMPLER_NAMES
         for scheduler in comfy.samplers.SCHEDULER_NAMES
