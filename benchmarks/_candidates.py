@@ -31,6 +31,8 @@ class Candidate:
     name: str
     setting: str
     prepare: Callable[[dict[str, Any]], dict[str, Any]]
+    keeps_composition: bool = True
+    """Whether the picture is meant to be the stock run's of the same seed."""
 
 
 def node(node_class: type, **given: Any) -> Candidate:
@@ -47,7 +49,10 @@ def node(node_class: type, **given: Any) -> Candidate:
 
 
 def postdiff(setting: str, settings: Settings) -> Candidate:
-    return Candidate(OURS, setting, lambda inputs: {**inputs, "model": patch.fill(inputs["model"], settings)})
+    def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**inputs, "model": patch.fill(inputs["model"], settings)}
+
+    return Candidate(OURS, setting, prepare, keeps_composition=settings.mixed_resolution is None)
 
 
 def fewer_steps(share: float) -> Candidate:
@@ -79,6 +84,8 @@ def sweeps() -> list[Candidate]:
         "m 0.5": Settings(None, None, CrossAttnCache(0.5), CFGCutoff(0.5)),
         "k 2": Settings(None, DeepCache(2, 2), None, None),
         "k 2, m 0.75": Settings(None, DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)),
+        "k 3, m 0.5": Settings(None, DeepCache(3, 2), CrossAttnCache(0.5), CFGCutoff(0.5)),
+        "k 5, m 0.25": Settings(None, DeepCache(5, 2), CrossAttnCache(0.25), CFGCutoff(0.25)),
         "beta 0.75, s 0.5, m 0.75": Settings(MixedResolution(0.75, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
         "beta 0.5, s 0.25, k 2, m 0.75": Settings(
             MixedResolution(0.5, 0.25), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)

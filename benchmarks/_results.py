@@ -94,31 +94,46 @@ def peers_speed_table(result: dict[str, Any]) -> str:
 def peers_error_table(result: dict[str, Any]) -> str:
     """The result of `peers.py error` as Markdown, by peer and cost, with PostDiff's error at the same cost."""
     done = [row for row in result["rows"] if row["failure"] is None]
-    ours = sorted((row["work_saved_factor"], row["error"]) for row in done if row["name"] == "PostDiff")
-    lines = []
-    for row in sorted(done, key=lambda row: (row["name"] != "PostDiff", row["name"], row["work_saved_factor"])):
-        reference = "" if row["name"] == "PostDiff" else error_at(ours, row["work_saved_factor"])
-        lines.append(
-            [
-                *(row["name"], row["setting"], f"{row['work_saved_factor']:.2f}"),
-                f"{row['error']:.4f} ± {row['standard_error']:.4f}",
-                f"{reference:.4f}" if isinstance(reference, float) else "",
-            ]
-        )
-    lines += [[row["name"], row["setting"], "failed", row["failure"], ""] for row in result["rows"] if row["failure"]]
-    stock = ["stock", "", "1.00", f"{result['stock']['error']:.4f} ± {result['stock']['standard_error']:.4f}", ""]
+    ours = [row for row in done if row["name"] == "PostDiff"]
+    errors = [(row["work_saved_factor"], row["error"]) for row in ours]
+    drifts = [(row["work_saved_factor"], row["drift"]) for row in ours if row["keeps_composition"]]
+
+    def at_the_same_cost(points: Sequence[tuple[float, float]], row: dict[str, Any]) -> str:
+        found = None if row["name"] == "PostDiff" else error_at(points, row["work_saved_factor"])
+        return "" if found is None else f"{found:.4f}"
+
+    def line(row: dict[str, Any]) -> list[str]:
+        return [
+            *(row["name"], row["setting"], f"{row['work_saved_factor']:.2f}"),
+            f"{row['error']:.4f} ± {row['standard_error']:.4f}",
+            at_the_same_cost(errors, row),
+            f"{row['drift']:.4f} ± {row['drift_standard_error']:.4f}" if row["keeps_composition"] else "",
+            at_the_same_cost(drifts, row),
+        ]
+
+    order = sorted(done, key=lambda row: (row["name"] != "PostDiff", row["name"], row["work_saved_factor"]))
+    failed = [[row["name"], row["setting"], "failed", row["failure"]] for row in result["rows"] if row["failure"]]
+    stock = ["stock", "", "1.00", f"{result['stock']['error']:.4f} ± {result['stock']['standard_error']:.4f}"]
+    header = ["", "setting", "times less work", "error", "PostDiff at the same cost", "drift"]
+    header += ["PostDiff at the same cost"]
     return "\n".join(
         [
             f"# Peers: {result['title']}",
             "",
             conditions(result),
             "",
-            f"Error: {result['error_is']}, mean and its standard error. Cost: the stock run's executed "
-            "multiply-accumulates over this run's.",
+            f"Error: {result['error_is']}, mean and its standard error. Drift: the latent's difference from the stock "
+            "run's of the same seed, root mean square and relative to it; none is given for runs that start at low "
+            "resolution, which compose another picture. Cost: the stock run's executed multiply-accumulates over this "
+            "run's.",
             "",
-            *markdown(["", "setting", "times less work", "error", "PostDiff at the same cost"], [*lines, stock]),
+            *markdown(header, [padded(cells, len(header)) for cells in (*map(line, order), *failed, stock)]),
         ]
     )
+
+
+def padded(cells: Sequence[str], columns: int) -> list[str]:
+    return [*cells, *[""] * (columns - len(cells))]
 
 
 def error_at(points: Sequence[tuple[float, float]], cost: float) -> float | None:

@@ -48,16 +48,13 @@ class EmbeddedModel:
 
 
 class RandomModel:
-    """A tiny random model, to try the benchmark; its latents are compared with the stock run's."""
+    """A tiny random model, to try the benchmark: its latents show nothing that could be right or wrong."""
 
     name, title = "random", "Tiny random model"
-    error_is = "relative root mean square difference from the stock run's latent (meaningless for random weights)"
+    error_is = "the latent's standard deviation (meaningless)"
 
     def __init__(self) -> None:
-        model = tiny_models.small_unet()
-        self.inputs = [tiny_models.sampler_inputs(model, seed=7, steps=6)]
-        self._stock = [nodes.KSampler().sample(**given)[0]["samples"] for given in self.inputs]
+        self.inputs = [tiny_models.sampler_inputs(tiny_models.small_unet(), seed=7, steps=6)]
 
-    def error(self, number: int, latent: torch.Tensor) -> float:
-        stock = self._stock[number]
-        return float((latent - stock).norm() / stock.norm())
+    def error(self, _number: int, latent: torch.Tensor) -> float:
+        return float(latent.std())

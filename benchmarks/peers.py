@@ -5,8 +5,8 @@
     python dev.py bench peers speed --pack PATH --set NODE.input=value
 
 `speed` times each at its defaults on the paper's architecture with random weights. `error` sweeps their settings on the
-embedded model and compares pictures at the same executed multiply-accumulates (counted while they run). A peer that
-fails is shown with its error.
+embedded model and compares pictures, with what they show and with the stock run's, at the same executed
+multiply-accumulates (counted while they run). A peer that fails is shown with its error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,31 +83,35 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
     subject = RandomModel() if options.model == "random" else EmbeddedModel(options.pictures)
     inputs = [{**given, "steps": options.steps or given["steps"]} for given in subject.inputs]
     candidates = [*_candidates.sweeps(), *_packs(options)]
-    rows = []
+    stock_latents: list[Any] = []
     with tqdm(total=(len(candidates) + 1) * len(inputs), disable=None) as progress:
 
-        def judge(name: str, setting: str, prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-            row: dict[str, Any] = {"name": name, "setting": setting}
-            progress.set_description(name)
+        def judge(candidate: Any) -> dict[str, Any]:
+            row: dict[str, Any] = {"name": candidate.name, "setting": candidate.setting}
+            row["keeps_composition"] = candidate.keeps_composition
+            progress.set_description(candidate.name)
 
             def run() -> None:
-                errors = []
+                errors, drifts = [], []
                 for number, given in enumerate(inputs):
-                    prepared = prepare(given)
+                    prepared = candidate.prepare(given)
                     if number == 0:
                         latent, row["macs"] = count(lambda p=prepared: sample(p))
                     else:
                         latent = sample(prepared)
+                    if candidate is unchanged:
+                        stock_latents.append(latent)
                     errors.append(subject.error(number, latent))
+                    drifts.append(float((latent - stock_latents[number]).norm() / stock_latents[number].norm()))
                     progress.update()
-                row["error"] = statistics.mean(errors)
-                row["standard_error"] = statistics.stdev(errors) / len(errors) ** 0.5 if len(errors) > 1 else 0.0
+                row["error"], row["standard_error"] = mean_and_its_error(errors)
+                row["drift"], row["drift_standard_error"] = mean_and_its_error(drifts)
 
             row["failure"] = attempt(run)
             return row
 
-        stock = judge("stock", "", lambda given: given)
-        rows = [judge(each.name, each.setting, each.prepare) for each in candidates]
+        unchanged = _candidates.Candidate("stock", "", lambda given: given)
+        stock, *rows = map(judge, (unchanged, *candidates))
     if stock["failure"]:
         raise RuntimeError(f"The stock run failed: {stock['failure']}")
     for row in rows:
@@ -120,6 +124,11 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
         "stock": stock,
         "rows": rows,
     }
+
+
+def mean_and_its_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error, 0 for a single value."""
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def sample(inputs: dict[str, Any]) -> Any:
