@@ -83,6 +83,8 @@ class Row:
     """The columns where these nodes are another way to write down the KSampler's own run."""
     not_compared: Mapping[str, str] = field(default_factory=dict)
     """Why, by column, the latent of the run in full is no reference: such a cell runs, and is not called exact."""
+    less_than_planned: frozenset[str] = frozenset()
+    """The columns where the positive prompt, when alone, is no more repeated to the length of the negative one."""
     in_full: Companion | None = None
     """The companion in the reference run, where hooks on layers do not work beside the real one; no work is counted."""
     batch_index: list[int] | None = None
@@ -217,7 +219,7 @@ def cell(row: Row, column: str) -> Cell:
         assert difference(together, before) == 0, "nothing acts here, but the latent is another"
         assert together.work == before.work, "nothing acts here, but other work is done"
         return Cell(row, column, "refused" if refused else "exact", together.refusals)
-    assert difference(together, before) > TOLERANCE, "without PostDiff the latent is the same"
+    assert _differs(together, before), "without PostDiff the latent is the same"
     _check_without_companion(row, column, together)
     expected = in_full(row, column, together.runs.reports)
     if column in row.not_compared:
@@ -226,7 +228,10 @@ def cell(row: Row, column: str) -> Cell:
             assert done == planned or 0 in (done, planned) or once_more, "the work executed is not the work planned"
         return Cell(row, column, "runs", together.refusals)
     if row.in_full is None:
-        assert together.work == expected.work, "the work executed is not the work planned"
+        as_planned = together.work == expected.work or (
+            column in row.less_than_planned and all(map(int.__le__, together.work, expected.work))
+        )
+        assert as_planned, "the work executed is not the work planned"
         if not row.new_prompts and row.group != SAMPLERS:  # samplers may evaluate at other noise levels than the plan's
             _check_report(together, before)
     apart = difference(together, expected)
@@ -260,6 +265,13 @@ def difference(one: Sampled, other: Sampled) -> float:
     return max(map(largest_difference, one.latents, other.latents))
 
 
+def _differs(one: Sampled, other: Sampled) -> bool:
+    """By more than rounding, or after other work: where the first steps outweigh all others (zsnr without
+    v-prediction), the last ones change little."""
+    apart = difference(one, other)
+    return apart > TOLERANCE or (apart > 0 and one.work != other.work)
+
+
 def _check_without_companion(row: Row, column: str, together: Sampled) -> None:
     if row.companion is companions.nothing and row.sample is sampler_nodes.ksampler:
         return  # a row of a sampler, a model or a size: there is nothing to remove
@@ -269,7 +281,7 @@ def _check_without_companion(row: Row, column: str, together: Sampled) -> None:
     if column in row.same_as_ksampler:
         assert difference(together, plain) < TOLERANCE, "the nodes give another latent than the KSampler"
     else:
-        assert difference(together, plain) > TOLERANCE, "without the companion the latent is the same"
+        assert _differs(together, plain), "without the companion the latent is the same"
 
 
 def _check_report(together: Sampled, before: Sampled) -> None:
@@ -375,7 +387,12 @@ _ROWS = [
     Row("ConditioningSetMask", _PROMPTS, companions.masked_prompt),
     Row("ConditioningSetMask, mask bounds", _PROMPTS, companions.masked_prompt_in_bounds),
     Row("ConditioningSetTimestepRange", _PROMPTS, companions.prompt_for_a_while, new_prompts=True),
-    Row("prompts of 7 and 14 tokens", _PROMPTS, companions.longer_negative_prompt),
+    Row(
+        "prompts of 7 and 14 tokens",
+        _PROMPTS,
+        companions.longer_negative_prompt,
+        less_than_planned=frozenset({CUT}),
+    ),
     Row("prompts of 7 and 5 tokens", _PROMPTS, companions.unequal_negative_prompt),
     Row("ControlNet", _CONTROLS, companions.controlnet),
     Row("ControlNet, two chained", _CONTROLS, companions.two_controlnets),
