@@ -27,6 +27,7 @@ from reference import Techniques
 SLOW = {"TorchCompileModel"}
 BASES = [row.name for row in ROWS.values() if row.group != SAMPLERS and row.name not in SLOW]
 SECONDS = [name for name in BASES if ROWS[name].model is UNET and ROWS[name].companion is not companions.nothing]
+SMALLEST = {"PixArt-alpha": 66, "PixArt-sigma": 66, "tiles, a run each": 24}  # the last tiles are a quarter of that
 
 
 class NotRunnable(Exception):
@@ -37,7 +38,7 @@ class NotRunnable(Exception):
 class Graph:
     """A row of the matrix, perhaps the companion of another on top, sampled with these settings and techniques.
 
-    `sides` are the latent's, in units of two for transformers above the smallest they take.
+    `sides` are the latent's above the smallest that the row takes.
     """
 
     row: str
@@ -61,7 +62,7 @@ class Graph:
     def sampled_row(self) -> Row:
         """The row with this graph's size and sampling; what the row itself is about stays."""
         row = ROWS[self.row]
-        smallest = 66 if "PixArt" in self.row else 8
+        smallest = SMALLEST.get(self.row, 8)
         height, width = (smallest + side for side in self.sides)
         latent = {"batch": self.batch, **row.latent, "height": height, "width": width}
         return dataclasses.replace(row, latent=latent, given={**self.sampling, **row.given})
