@@ -19,6 +19,6 @@ def sampler_outputs() -> list[io.Output]:
 
 def sample(patched: Any, ksampler: dict[str, Any]) -> io.NodeOutput:
     """The latent that KSampler gives for its own inputs on the patched MODEL, and that MODEL."""
-    patched = patch.with_batch_index(patched, ksampler["latent_image"].get("batch_index"))
-    (latent,) = comfy_nodes.KSampler().sample(**{**ksampler, "model": patched})
+    model = patch.with_batch_index(patched, ksampler["latent_image"].get("batch_index"))
+    (latent,) = comfy_nodes.KSampler().sample(**{**ksampler, "model": model})
     return io.NodeOutput(latent, patched)

@@ -17,6 +17,7 @@ from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Pla
 
 Technique = MixedResolution | DeepCache | CrossAttnCache | CFGCutoff
 
+BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
 FIELDS: dict[type, str] = {
     MixedResolution: "mixed_resolution",
     DeepCache: "deep_cache",
@@ -55,9 +56,10 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None) -> An
 
 
 def with_batch_index(model: Any, batch_index: list[int] | None) -> Any:
-    """A clone of MODEL whose runs draw noise for these pictures of a larger batch."""
-    before = carried_by(model)
-    return _carrying(model, PostDiff(before.settings, before.observers, before.notes, batch_index), None)
+    """A clone of MODEL whose runs draw noise for these pictures of a larger batch; the report is on both."""
+    clone = model.clone()
+    clone.model_options[BATCH_INDEX] = batch_index
+    return clone
 
 
 def carried_by(model: Any) -> PostDiff:
@@ -74,12 +76,10 @@ class PostDiff:
         settings: Settings,
         observers: Sequence[Observer] = (),
         notes: Sequence[str] = (),
-        batch_index: list[int] | None = None,
     ) -> None:
         self.settings = settings
         self.observers = tuple(observers)
         self.notes = tuple(dict.fromkeys(notes))
-        self.batch_index = batch_index
         self.last_report: dict[str, Any] | None = None
 
     def __call__(
@@ -105,7 +105,8 @@ class PostDiff:
             if mixed is None or low is None:
                 samples = sampling.run_by(executor)
             else:
-                samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, self.batch_index, executor)
+                batch_index = executor.class_obj.model_options.get(BATCH_INDEX)
+                samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, batch_index, executor)
             run.clock.stop()
             self.last_report = report.document(run, self.settings, sampling.size, low, batch=noise.shape[0])
         report.log_summary(self.last_report)

@@ -107,6 +107,18 @@ def test_batch_index_chooses_the_noise():
     assert torch.allclose(alone["samples"], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
+def test_the_model_that_ran_draws_another_latent_with_that_ones_own_noise():
+    model, sampling = tiny_models.small_unet(), {"steps": 4}
+    picture = tiny_models.latent(model) | {"batch_index": [2]}
+    _, ran = sample(tiny_models.sampler_inputs(model, latent_image=picture, **sampling), "sd15")
+    assert pack_nodes.report(ran)["notes"] == []
+    batch = tiny_models.latent(model, batch=2)
+    again = tiny_models.stock_sample(ran, latent_image=batch, **sampling)
+    assert pack_nodes.report(ran)["notes"] == []
+    alone, _ = sample(tiny_models.sampler_inputs(model, latent_image=batch, **sampling), "sd15")
+    assert torch.equal(again, alone["samples"])
+
+
 def test_the_model_given_carries_nothing_afterwards():
     inputs = inputs_for(tiny_models.sd15())
     stock = tiny_models.stock_sample(**inputs)
