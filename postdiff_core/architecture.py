@@ -9,7 +9,7 @@ from typing import Any
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.ldm.pixart.pixartms import PixArtMS
 
-Grid = tuple[int, int]  # height, width
+Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class LatentGeometry:
 
 def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
     """The latent sizes for mixed resolution; None for an architecture that states neither levels nor a patch size."""
-    diffusion_model = whole_module(diffusion_model)
     if isinstance(diffusion_model, UNetModel):
         return LatentGeometry(multiple=2 ** (len(diffusion_model.channel_mult) - 1))
     if isinstance(diffusion_model, PixArtMS):
@@ -32,6 +31,11 @@ def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
     if isinstance(patch_size, (tuple, list)):
         patch_size = max(patch_size)
     return LatentGeometry(multiple=patch_size) if isinstance(patch_size, int) else None
+
+
+def diffusion_model_of(model: Any) -> Any:
+    """The diffusion model of a MODEL, as whoever patched that wants it, without what torch.compile wraps around it."""
+    return whole_module(model.get_model_object("diffusion_model"))
 
 
 def whole_module(diffusion_model: Any) -> Any:
@@ -44,8 +48,8 @@ def downsamplings(blocks: Iterable[Any]) -> int:
     return sum(isinstance(layer, Downsample) for block in blocks for layer in block)
 
 
-def halve(grid: Grid, times: int) -> Grid:
+def halve(size: Size, times: int) -> Size:
     """The sides after a number of downsamplings; an odd side leaves the larger half."""
     for _ in range(times):
-        grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
-    return grid
+        size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+    return size

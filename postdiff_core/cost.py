@@ -25,9 +25,9 @@ from comfy.ldm.pixart.blocks import AttentionKVCompress, MultiHeadCrossAttention
 from comfy.ldm.pixart.pixartms import PixArtMS
 from comfy.model_base import BaseModel
 
+from .architecture import Size, whole_module
 from .schedule import Plan, Step
 
-Size = tuple[int, int]
 Countable = UNetModel | PixArtMS
 
 ATTENTION_LAYERS = (CrossAttention, MultiHeadCrossAttention, AttentionKVCompress)
@@ -180,7 +180,7 @@ def _without_deep_branch(work: Mapping[_Place, Work], depth: int) -> dict[_Place
 
 
 def _class_to_count(model: BaseModel) -> type[Countable]:
-    diffusion_model = model.diffusion_model
+    diffusion_model = whole_module(model.diffusion_model)
     name = type(diffusion_model).__name__
     if not isinstance(diffusion_model, Countable):
         raise UncountableModel(f"{name} is neither a UNetModel nor a PixArtMS: its work is not counted.")
@@ -199,7 +199,7 @@ def _configuration(model: BaseModel) -> str:
     try:
         return json.dumps(counted, sort_keys=True)
     except TypeError as error:
-        name = type(model.diffusion_model).__name__
+        name = type(whole_module(model.diffusion_model)).__name__
         raise UncountableModel(f"The configuration of this {name} is not plain data ({error}).") from error
 
 

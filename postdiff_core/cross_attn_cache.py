@@ -13,7 +13,7 @@ from comfy.ldm.pixart.pixartms import PixArtMSBlock
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 
-from .architecture import Grid, downsamplings, halve, whole_module
+from .architecture import Size, diffusion_model_of, downsamplings, halve, whole_module
 from .run import ROWS, Branch, Cached, Row, RowCache, Run, join, keeper, replaced
 from .schedule import CrossAttnCache, Mode
 
@@ -34,7 +34,7 @@ class Site(NamedTuple):
 
 def check(model: Any) -> None:
     """Raise ValueError, naming the remedy, if this MODEL has no cross-attention layers that can be cached."""
-    diffusion_model = model.get_model_object("diffusion_model")
+    diffusion_model = diffusion_model_of(model)
     if not find_sites(diffusion_model):
         raise ValueError(
             f"The cross-attention cache cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} "
@@ -56,7 +56,7 @@ def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
     return sites
 
 
-def output_size(diffusion_model: torch.nn.Module, latent: Grid) -> int:
+def output_size(diffusion_model: torch.nn.Module, latent: Size) -> int:
     """Numbers in one row of the outputs of all cross-attention layers, for a latent of this height and width."""
     return sum(
         _width(site) * math.prod(halve(latent, _level(diffusion_model, site.place)))
@@ -104,7 +104,7 @@ class _Memory:
         self._cache: RowCache = run.new_cache()
         self._mixed: RowCache = run.new_cache()
 
-    def rows_to_record(self, site: Site, rows: Sequence[Row], latent: Grid, *, reusing: bool) -> list[Row]:
+    def rows_to_record(self, site: Site, rows: Sequence[Row], latent: Size, *, reusing: bool) -> list[Row]:
         """The rows whose output of this layer will be reused; while others reuse already, those that have none."""
         return [
             row
@@ -112,14 +112,14 @@ class _Memory:
             if not self._is_never_reused(row) and not (reusing and self._part(site, row, latent) is not None)
         ]
 
-    def record(self, wanted: dict[Site, list[Row]], seen: dict[Site, torch.Tensor], latent: Grid) -> None:
+    def record(self, wanted: dict[Site, list[Row]], seen: dict[Site, torch.Tensor], latent: Size) -> None:
         """Keep what the layers gave, (B, N, C) each, for the rows wanted of them."""
         for site, tokens in seen.items():
             self._cache.store(site.place, wanted[site], tokens, latent)
             for row in wanted[site]:
                 self._mixed.drop(site.place, row.branch)
 
-    def recall(self, sites: Sequence[Site], rows: Sequence[Row], latent: Grid) -> dict[Site, torch.Tensor]:
+    def recall(self, sites: Sequence[Site], rows: Sequence[Row], latent: Size) -> dict[Site, torch.Tensor]:
         """The layers' outputs for these rows on this latent's token grid; without the layers where one is missing."""
         parts = {site: [self._part(site, row, latent) for row in rows] for site in sites}
         return {site: join(found) for site, found in parts.items() if all(found)}  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ class _Memory:
             and plan.guidance_stop <= max(plan.cross_attn_start, self._run.step.index)
         )
 
-    def _part(self, site: Site, row: Row, latent: Grid) -> Cached | None:
+    def _part(self, site: Site, row: Row, latent: Size) -> Cached | None:
         cache, branch = self._cache, row.branch
         if self._mode != "cond" and row.role == "positive" and not row.paired and self._mix(site, branch):
             cache = self._mixed
@@ -182,7 +182,7 @@ def mix(cond: torch.Tensor, uncond: torch.Tensor, mode: Mode, guidance_scale: fl
             return uncond + guidance_scale * (cond - uncond)
 
 
-def resize_tokens(tokens: torch.Tensor, latent: Grid, new_latent: Grid) -> torch.Tensor | None:
+def resize_tokens(tokens: torch.Tensor, latent: Size, new_latent: Size) -> torch.Tensor | None:
     """Tokens (B, N, C) of a layer on one latent, bilinear on the token grid of another latent.
 
     None if N is no downsampling of the latent by halves.
@@ -196,7 +196,7 @@ def resize_tokens(tokens: torch.Tensor, latent: Grid, new_latent: Grid) -> torch
     return rearrange(resized, "b c h w -> b (h w) c")
 
 
-def _halvings(grid: Grid, tokens: int) -> int | None:
+def _halvings(grid: Size, tokens: int) -> int | None:
     level = 0
     while grid[0] * grid[1] > tokens:
         grid = halve(grid, 1)

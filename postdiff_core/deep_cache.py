@@ -15,7 +15,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
-from .architecture import Grid, downsamplings, halve, whole_module
+from .architecture import Size, diffusion_model_of, downsamplings, halve, whole_module
 from .run import ROWS, Row, Run, join, keeper, replaced
 from .schedule import DeepCache
 
@@ -24,7 +24,7 @@ PLACE = "deep feature"
 
 def check(model: Any, settings: DeepCache) -> None:
     """Raise ValueError, naming the remedy, if the deep cache cannot act on this MODEL."""
-    diffusion_model = model.get_model_object("diffusion_model")
+    diffusion_model = diffusion_model_of(model)
     name = type(model.model).__name__
     if not isinstance(diffusion_model, UNetModel) or getattr(diffusion_model, "use_temporal_resblocks", False):
         raise ValueError(
@@ -39,7 +39,7 @@ def check(model: Any, settings: DeepCache) -> None:
         )
 
 
-def feature_size(unet: Any, depth: int, latent: Grid) -> int:
+def feature_size(unet: Any, depth: int, latent: Size) -> int:
     """Numbers in one row of the deep feature, for a latent of this height and width."""
     channels = unet.output_blocks[-depth - 1][0].out_channels
     return channels * math.prod(halve(latent, downsamplings(unet.input_blocks[:depth])))

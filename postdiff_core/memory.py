@@ -10,13 +10,13 @@ import comfy.model_management
 from comfy.patcher_extension import WrappersMP
 
 from . import cross_attn_cache, deep_cache
-from .architecture import Grid, whole_module
+from .architecture import Size, whole_module
 from .schedule import Plan, Settings
 
 GUIDED_ROWS = 2
 
 
-def install(run: Any, settings: Settings, noise_shape: tuple[int, ...], low: Grid | None) -> None:
+def install(run: Any, settings: Settings, noise_shape: tuple[int, ...], low: Size | None) -> None:
     """Make ComfyUI plan both stages of a run for the full size and for what the caches hold."""
 
     *others, height, width = noise_shape
@@ -33,7 +33,7 @@ def install(run: Any, settings: Settings, noise_shape: tuple[int, ...], low: Gri
     run.add_wrapper(WrappersMP.PREPARE_SAMPLING, wrapper)
 
 
-def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Grid, low: Grid | None) -> int:
+def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Size, low: Size | None) -> int:
     """The most numbers that the caches hold at once for one picture, if two rows run while guidance is on.
 
     `size` and `low` are latent (height, width). Multiply by the batch and by the bytes of the model's number format.
@@ -58,7 +58,7 @@ def _rows_reused_after(plan: Plan, index: int) -> int:
     return GUIDED_ROWS if plan.steps[index + 1].guided else 1
 
 
-def _cross_attn_values(diffusion_model: Any, plan: Plan, settings: Settings, index: int, latent: Grid) -> int:
+def _cross_attn_values(diffusion_model: Any, plan: Plan, settings: Settings, index: int, latent: Size) -> int:
     start = plan.cross_attn_start
     if settings.cross_attn_cache is None or not (plan.cross_attn_is_recorded_in(index) or index >= start):
         return 0

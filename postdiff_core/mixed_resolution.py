@@ -15,11 +15,9 @@ import torch
 from comfy.model_sampling import CONST
 from torch.nn.functional import interpolate
 
-from .architecture import latent_geometry
+from .architecture import Size, diffusion_model_of, latent_geometry
 from .run import Run
 from .schedule import MixedResolution, low_size
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Sampling:
 
 def check(model: Any) -> None:
     """Raise ValueError, naming the remedy, if no smaller latent can be chosen for this MODEL."""
-    diffusion_model = model.get_model_object("diffusion_model")
+    diffusion_model = diffusion_model_of(model)
     if latent_geometry(diffusion_model) is None:
         raise ValueError(
             f"Mixed resolution cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} does not "

@@ -11,7 +11,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from . import cfg_cutoff, cross_attn_cache, deep_cache, memory, mixed_resolution, report
-from .mixed_resolution import Sampling, Size
+from .architecture import Size, diffusion_model_of
+from .mixed_resolution import Sampling
 from .run import KEY, Observer, Run
 from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Plan, Settings, Step, plan, step_at_sigma
 
@@ -141,7 +142,7 @@ class PostDiff:
         if reason is not None:
             notes.append(f"All steps run at full size: {reason}.")
             return None
-        diffusion_model = guider.model_patcher.get_model_object("diffusion_model")
+        diffusion_model = diffusion_model_of(guider.model_patcher)
         low, note = mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model)
         if low == sampling.size:
             notes.append("All steps run at full size: the model takes no smaller latent near the size asked for.")

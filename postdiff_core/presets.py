@@ -11,6 +11,7 @@ from comfy.ldm.pixart.pixartms import PixArtMS
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscreteDistilled
 
 from . import saved_presets
+from .architecture import whole_module
 from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 Family = Literal["sd15", "sdxl", "pixart_alpha", "embedded", "unknown"]
@@ -67,13 +68,14 @@ def choices() -> list[str]:
 def family_of(model: Any) -> Family:
     """The family of a loaded MODEL, from its class."""
     base = model.model
+    diffusion_model = whole_module(base.diffusion_model)
     if getattr(base.model_config, "postdiff_preset", None) == "embedded":
         return "embedded"
-    if isinstance(base.diffusion_model, PixArtMS):
+    if isinstance(diffusion_model, PixArtMS):
         return "pixart_alpha"
     if isinstance(base, comfy.model_base.SDXL):
         return "sdxl"
-    if type(base) in SD_CLASSES and isinstance(base.diffusion_model, UNetModel):
+    if type(base) in SD_CLASSES and isinstance(diffusion_model, UNetModel):
         return "sd15"
     return "unknown"
 

@@ -6,13 +6,12 @@ import logging
 from statistics import median
 from typing import Any
 
+from .architecture import Size
 from .cost import PlanWork, UncountableModel, plan_work
 from .run import Run
 from .schedule import Settings
 
 log = logging.getLogger("postdiff")
-
-Size = tuple[int, int]
 
 
 def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *, batch: int) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import comfy.samplers
 
 from .. import mixed_resolution
+from ..architecture import Size, diffusion_model_of
 from ..cost import UncountableModel, plan_work
-from ..mixed_resolution import Size
 from ..schedule import Plan, plan, step_at_sigma
 from .grid import Candidate
 
@@ -21,7 +21,7 @@ class Pricing:
     """Plans and costs of a MODEL's runs at one latent size (height, width), for prompts of `tokens` tokens.
 
     Costs are work, attention products included, as shares of a stock run in `stock_steps` steps. Where the model's work
-    cannot be counted, a step is taken to cost what its pixels and rows do, and `uncountable` says why.
+    cannot be counted (a run's notes say why), a step is taken to cost what its pixels and rows do.
     """
 
     model: Any
@@ -31,7 +31,6 @@ class Pricing:
     size: Size
     tokens: int
     stock_steps: int
-    uncountable: str | None = field(default=None, init=False)
 
     def share(self, candidate: Candidate) -> float:
         """The candidate's cost over the stock run's."""
@@ -47,8 +46,7 @@ class Pricing:
                 guided_rows=1 if self.cfg == 1.0 else 2,
                 depth=cache.depth if cache else None,
             )
-        except UncountableModel as reason:
-            self.uncountable = str(reason)
+        except UncountableModel:
             return sum(self._pixels(step.low_res, low) * self._rows(step.guided) for step in laid_out.steps) / (
                 self._rows(True) * self.stock_steps
             )
@@ -81,7 +79,7 @@ class Pricing:
         mixed = candidate.settings.mixed_resolution
         if mixed is None:
             return None
-        low, _ = mixed_resolution.low_resolution(mixed, self.size, self.model.get_model_object("diffusion_model"))
+        low, _ = mixed_resolution.low_resolution(mixed, self.size, diffusion_model_of(self.model))
         return None if low == self.size else low
 
     def _pixels(self, low_res: bool, low: Size | None) -> float:
