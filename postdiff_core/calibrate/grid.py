@@ -89,7 +89,7 @@ THOROUGH = {
 
 def _candidate(steps: int, beta: float, s: float, k: int, m: float, *, able: Collection[str]) -> Candidate:
     wished: dict[str, Any] = {
-        "mixed_resolution": MixedResolution(beta, s) if beta < 1.0 and s > 0.0 else None,
+        "mixed_resolution": MixedResolution(beta, s) if beta != 1.0 and s != 0.0 else None,
         "deep_cache": DeepCache(k) if k != 1 else None,
         "cross_attn_cache": CrossAttnCache(m) if m != 1.0 else None,
         "cfg_cutoff": CFGCutoff(m) if m != 1.0 else None,

@@ -51,9 +51,17 @@ class Request:
             raise ValueError("prompts is empty: give one prompt per line.")
         return [Picture(prompt, self.first_seed + number) for number in range(self.seeds) for prompt in prompts]
 
+    @property
+    def step_counts(self) -> tuple[int, ...]:
+        """The numbers of steps to try; the largest is the stock run's."""
+        found = numbers(self.steps, int, "steps")
+        if min(found) < 1:
+            raise ValueError(f"steps is {self.steps!r}: a run takes at least 1 step.")
+        return found
+
     def lists(self, model: Any, *, ranks_resolutions: bool) -> Lists:
         """The values to combine. Where changes of resolution cannot be ranked, the family's own is taken."""
-        steps = numbers(self.steps, int, "steps")
+        steps = self.step_counts
         if self.search == OWN_LISTS:
             return Lists(
                 steps,
@@ -92,7 +100,7 @@ def prepare(
         raise ValueError("The model carries PostDiff settings already: connect it before those nodes, not after them.")
     pictures = request.pictures()
     runs = Runs(model, clip, vae, request.sampling, Store(folder(), about(model, clip, request.sampling)))
-    stock_steps = max(numbers(request.steps, int, "steps"))
+    stock_steps = max(request.step_counts)
     score = ClipScore(runs, clip_vision, score_clip or clip) if clip_vision else Likeness(runs, stock_steps)
     pricing = Pricing(
         model,
