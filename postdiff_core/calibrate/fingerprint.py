@@ -59,6 +59,6 @@ def _hooks(patcher: Any) -> list[str]:
     options = patcher.model_options
     names = [f"{name} {type(value).__name__}" for name, value in patcher.object_patches.items()]
     names += [name for name in options if name != "transformer_options"]
-    names += [name for name in options.get("transformer_options", {})]
+    names += options.get("transformer_options", {})
     names += [f"{kind} {key}" for kind, keys in patcher.wrappers.items() for key in keys]
     return names

@@ -153,7 +153,7 @@ def _axes(result: Result, well_measured: Sequence[Row], top: float) -> tuple[Axi
     low, high = min(scores), max(scores)
     room = max(high - low, 1e-3 * max(abs(high), 1e-3))
     dropped = [row.score for row in result.rows if row.score >= low - 1.5 * room]
-    low, high = min([low, *dropped]) - 0.1 * room, max(high, *dropped, high) + 0.1 * room
+    low, high = min([low, *dropped]) - 0.1 * room, max([high, *dropped]) + 0.1 * room
     width = max(max(speed) - min(speed), 0.1)
     right, bottom = WIDTH - MARGIN, top + PLOT_HEIGHT
     across = Axis(min(speed) - 0.04 * width, max(speed) + 0.04 * width, MARGIN + LEFT_OF_PLOT, right)
