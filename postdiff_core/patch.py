@@ -14,17 +14,21 @@ from . import cfg_cutoff, cross_attn_cache, deep_cache, memory, mixed_resolution
 from .architecture import Size, diffusion_model_of
 from .mixed_resolution import Sampling
 from .run import KEY, Observer, Run
-from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Plan, Settings, Step, plan, step_at_sigma
-
-Technique = MixedResolution | DeepCache | CrossAttnCache | CFGCutoff
+from .schedule import (
+    TECHNIQUES,
+    CrossAttnCache,
+    DeepCache,
+    MixedResolution,
+    Plan,
+    Settings,
+    Step,
+    Technique,
+    plan,
+    step_at_sigma,
+)
 
 BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
-FIELDS: dict[type, str] = {
-    MixedResolution: "mixed_resolution",
-    DeepCache: "deep_cache",
-    CrossAttnCache: "cross_attn_cache",
-    CFGCutoff: "cfg_cutoff",
-}
+FIELDS: dict[type, str] = {technique: name for name, technique in TECHNIQUES.items()}
 
 
 def add(model: Any, technique: Technique, observer: Observer | None = None) -> Any:

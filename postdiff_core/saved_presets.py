@@ -11,17 +11,11 @@ from typing import Any
 
 import folder_paths
 
-from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+from .schedule import TECHNIQUES, Settings
 
 FORMAT = 1
 LONGEST_NAME = 60
 RESERVED_BY_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-TECHNIQUES: dict[str, Any] = {
-    "mixed_resolution": MixedResolution,
-    "deep_cache": DeepCache,
-    "cross_attn_cache": CrossAttnCache,
-    "cfg_cutoff": CFGCutoff,
-}
 
 
 def folder() -> Path:
@@ -77,9 +71,8 @@ def _settings(file: Path) -> Settings:
             raise ValueError(f"it names techniques that this version does not know: {', '.join(unknown)}")
         return Settings(**{name: TECHNIQUES[name](**values) for name, values in given.items() if values is not None})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (
-            f"{type(error).__name__}: {error}" if isinstance(error, (KeyError, TypeError, AttributeError)) else error
-        )
+        is_plain = isinstance(error, (OSError, ValueError))
+        reason = str(error).rstrip(".") if is_plain else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"The preset file {file} cannot be read: {reason}. Calibrate again under this name, or delete the file."
         ) from error

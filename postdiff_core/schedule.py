@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 SIGMA_TOLERANCE = 1e-4
 FEWEST_STEPS = 3
@@ -50,6 +50,8 @@ class DeepCache:
     end_percent: Fraction = 1.0
 
     def __post_init__(self) -> None:
+        _require_whole(self.interval, "interval (k)")
+        _require_whole(self.depth, "depth")
         _require_between(self.interval, 1, 20, "interval (k)")
         _require_between(self.depth, 1, 11, "depth")
         _require_between(self.start_percent, 0.0, 1.0, "start_percent")
@@ -81,6 +83,15 @@ class CFGCutoff:
 
     def __post_init__(self) -> None:
         _require_between(self.start_percent, 0.0, 1.0, "start_percent (m)")
+
+
+Technique = MixedResolution | DeepCache | CrossAttnCache | CFGCutoff
+TECHNIQUES: dict[str, Any] = {  # by their field in Settings
+    "mixed_resolution": MixedResolution,
+    "deep_cache": DeepCache,
+    "cross_attn_cache": CrossAttnCache,
+    "cfg_cutoff": CFGCutoff,
+}
 
 
 @dataclass(frozen=True)
@@ -273,6 +284,11 @@ def _stock_plan(settings: Settings, total: int) -> Plan:
 def _require_between(value: float, low: float, high: float, name: str) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}.")
+
+
+def _require_whole(value: int, name: str) -> None:
+    if not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number.")
 
 
 def _require_one_of(value: str, allowed: Sequence[str], name: str) -> None:

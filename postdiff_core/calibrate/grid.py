@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import patch
-from ..schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+from ..schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings, Technique
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def _candidate(steps: int, beta: float, s: float, k: int, m: float, *, able: Col
 def abilities(model: Any, cfg: float) -> tuple[str, ...]:
     """The techniques that can act on this MODEL at this guidance scale, as fields of Settings."""
 
-    def can_act(technique: patch.Technique) -> bool:
+    def can_act(technique: Technique) -> bool:
         try:
             patch.add(model, technique)
         except ValueError:
             return False
         return True
 
-    techniques: list[patch.Technique] = [MixedResolution(), DeepCache(), CrossAttnCache()]
+    techniques: list[Technique] = [MixedResolution(), DeepCache(), CrossAttnCache()]
     techniques += [CFGCutoff()] if cfg != 1.0 else []  # at 1, no negative prompt is evaluated anyway
     return tuple(patch.FIELDS[type(technique)] for technique in techniques if can_act(technique))

@@ -74,6 +74,7 @@ def test_a_missing_preset_is_named_with_the_remedy(name):
     [
         (lambda document: document["settings"]["mixed_resolution"].update(low_res_scale=7), "low_res_scale .* is 7"),
         (lambda document: document["settings"]["mixed_resolution"].update(low_res_scale="half"), "TypeError"),
+        (lambda document: document["settings"]["deep_cache"].update(depth=2.0), "depth is 2.0; it must be a whole number"),
         (lambda document: document["settings"].update(teleport={}), "do.* not know: teleport"),
         (lambda document: document["settings"]["deep_cache"].update(width=2), "width"),
         (lambda document: document.update(format=99), "format is 99"),
@@ -86,8 +87,9 @@ def test_a_preset_that_was_changed_by_hand_is_refused_with_the_reason(change, re
     document = json.loads(file.read_text())
     change(document)
     file.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=rf"mine\.json.*{reason}.*Calibrate again"):
+    with pytest.raises(ValueError, match=rf"mine\.json.*{reason}.*Calibrate again") as refusal:
         saved_presets.load("mine")
+    assert ".." not in str(refusal.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])

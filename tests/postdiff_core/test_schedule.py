@@ -123,6 +123,8 @@ def test_every_layers_latest_output_before_c_is_recorded(case):
         (schedule.MixedResolution, {"switch": "best"}, "switch"),
         (schedule.DeepCache, {"interval": 0}, "interval"),
         (schedule.DeepCache, {"interval": 21}, "interval"),
+        (schedule.DeepCache, {"interval": 2.5}, "interval.*whole number"),
+        (schedule.DeepCache, {"depth": 2.0}, "depth.*whole number"),
         (schedule.DeepCache, {"depth": 0}, "depth"),
         (schedule.DeepCache, {"depth": 12}, "depth"),
         (schedule.DeepCache, {"start_percent": 0.5, "end_percent": 0.5}, "empty"),

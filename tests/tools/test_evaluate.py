@@ -43,9 +43,7 @@ def settings_file(folder: Path, **changes) -> Path:
 def test_the_shipped_settings_with_all_techniques_are_the_papers_presets():
     for model in settings.read(FOLDER / "table_2.toml"):
         (row,) = (row for row in model.settings if row.mixes and row.caches)
-        techniques = {
-            name: getattr(pack_schedule, settings.TECHNIQUES[name])(**values) for name, values in row.techniques.items()
-        }
+        techniques = {name: pack_schedule.TECHNIQUES[name](**values) for name, values in row.techniques.items()}
         assert pack_schedule.Settings(**techniques) == presets.PRESETS[model.name]
 
 

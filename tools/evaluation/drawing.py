@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evaluation.settings import TECHNIQUES, Model, Setting
+from evaluation.settings import Model, Setting
 
 
 class DrawingError(RuntimeError):
@@ -91,9 +91,7 @@ class _Patched:
     def __init__(self, model: Any, setting: Setting) -> None:
         from postdiff.postdiff_core import patch, schedule
 
-        techniques = {
-            name: getattr(schedule, TECHNIQUES[name])(**values) for name, values in setting.techniques.items()
-        }
+        techniques = {name: schedule.TECHNIQUES[name](**values) for name, values in setting.techniques.items()}
         self._settings = schedule.Settings(**techniques)
         self.model = patch.fill(model, self._settings, self) if techniques else model
         self.notes: Sequence[str] = ()

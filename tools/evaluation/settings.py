@@ -15,12 +15,6 @@ from typing import Any
 
 from pack import ROOT
 
-TECHNIQUES = {
-    "mixed_resolution": "MixedResolution",
-    "deep_cache": "DeepCache",
-    "cross_attn_cache": "CrossAttnCache",
-    "cfg_cutoff": "CFGCutoff",
-}
 FIGURES = ("fid", "clip_score", "flops", "latency")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -149,13 +143,14 @@ def _setting(name: str, given: Any, where: str) -> Setting:
     _require_name(name, where)
     if not isinstance(given, dict) or not isinstance(given.get("steps"), int) or given["steps"] < 1:
         raise SettingsError(f"{where} needs its number of steps.")
-    unknown = set(given) - {"steps", "published", *TECHNIQUES}
+    known = schedule().TECHNIQUES
+    unknown = set(given) - {"steps", "published", *known}
     if unknown:
-        raise SettingsError(f"{where} has an unknown {min(unknown)!r}; known are steps and {', '.join(TECHNIQUES)}.")
-    techniques = {key: given[key] for key in TECHNIQUES if key in given}
+        raise SettingsError(f"{where} has an unknown {min(unknown)!r}; known are steps and {', '.join(known)}.")
+    techniques = {key: given[key] for key in known if key in given}
     for key, values in techniques.items():
         try:
-            getattr(schedule(), TECHNIQUES[key])(**values)
+            known[key](**values)
         except (TypeError, ValueError) as error:
             raise SettingsError(f"{where}, {key}: {error}") from error
     published = given.get("published", {})
