@@ -16,12 +16,10 @@ export function stepAtUniformTimesteps(total, fraction) {
 }
 
 /** The steps of a run: `reached(p)` is the first step at which fraction p is reached, `total` if none is. */
-export function plan(settings, total, reached, { canLowerResolution = true } = {}) {
+export function plan(settings, total, reached) {
   if (total < FEWEST_STEPS) return stockPlan(settings, total);
   const { cross_attn_cache: crossAttn, cfg_cutoff: cutoff } = settings;
-  const { count: switchAt, notes } = canLowerResolution
-    ? lowResSteps(settings.mixed_resolution, total, reached)
-    : { count: 0, notes: [] };
+  const { count: switchAt, notes } = lowResSteps(settings.mixed_resolution, total, reached);
   const reuseFrom = crossAttn ? reached(crossAttn.start_percent) : total;
   const unguidedFrom = cutoff ? reached(cutoff.start_percent) : total;
   const deep = deepCacheStates(settings.deep_cache, total, switchAt, reached);

@@ -71,9 +71,6 @@ export const STYLE = `<style>
   stroke-width: 1;
   pointer-events: none;
 }
-.postdiff-timeline [hidden] {
-  display: none;
-}
 
 .postdiff-timeline .status {
   display: flex;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { drawTimeline, inWords, legend, resultLine } from "../../web/drawing.mjs";
+import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "../../web/drawing.mjs";
 import { LANES } from "../../web/estimate.mjs";
 import { plan, stepAtUniformTimesteps } from "../../web/plan.mjs";
 
@@ -42,6 +42,54 @@ test("a lane shows nothing of the techniques that others stand for", () => {
   assert.equal(heights(draw(["deep_cache"])).size, 2); // whole columns, and the feet of the reusing ones
 });
 
+/** [top, bottom] of what a step's column is made of, from above. */
+function column(svg, step) {
+  const [cell] = svg.match(new RegExp(`<g data-step="${step}".*?</g>`));
+  return [...cell.matchAll(/ y="([\d.]+)" height="([\d.]+)"/g)].map(([, y, height]) => [+y, +y + +height]);
+}
+
+test("low-resolution columns are as low as the scale says, yet neither invisible nor full", () => {
+  const lowTop = (scale) => column(drawTimeline({ steps, scale, techniques: ["mixed_resolution"], label: "" }), 0)[0][0];
+  const [tiny, half, whole] = [0.1, 0.5, 1].map(lowTop);
+  const height = pictureHeight(["mixed_resolution"]);
+  assert.equal(half, height / 2);
+  assert.ok(0 < whole && whole < half && half < tiny && tiny < 0.8 * height);
+});
+
+test("a step that reuses deep features keeps a foot that can be seen", () => {
+  const svg = drawTimeline({ steps, scale: 0.25, techniques: ["mixed_resolution", "deep_cache"], label: "" });
+  const [, [top, bottom]] = column(svg, 1);
+  assert.ok(bottom - top >= 3);
+});
+
+test("without guidance the upper of two rows is empty", () => {
+  assert.equal(count(draw(["cfg_cutoff"]), /class="guided"/g), 15 + 20);
+  assert.match(draw(["cfg_cutoff"]), /data-step="15".*?class="unused"/);
+  assert.doesNotMatch(draw(["cfg_cutoff"]), /data-step="14"((?!<\/g>).)*class="unused"/);
+});
+
+test("the lanes lie below each other, and one that is alone is not too small", () => {
+  const parts = column(draw(ALL), 0);
+  assert.ok(parts.every(([top], i) => i === 0 || top > parts[i - 1][1]), parts);
+  for (const each of ALL) assert.ok(pictureHeight([each]) >= 16);
+});
+
+test("the more steps there are, the closer they stand", () => {
+  const gaps = [20, 100, 200].map((total) => {
+    const { steps } = plan({}, total, () => 0);
+    return drawTimeline({ steps, scale: 1, techniques: ALL, label: "" }).match(/% - ([\d.]+)px/)[1];
+  });
+  assert.deepEqual(gaps, ["1.5", "0.5", "0"]);
+});
+
+test("every step says what it does", () => {
+  assert.match(draw(ALL), /<title>Step 1: low resolution, deep features computed and kept, cross-attention computed, /);
+  assert.match(draw(ALL), /<title>Step 20: full resolution, deep features reused, cross-attention reused, guidance off</);
+  const [stock] = plan({}, 20, () => 0).steps;
+  const svg = drawTimeline({ steps: [stock], scale: 1, techniques: ALL, label: "" });
+  assert.match(svg, /<title>Step 1: full resolution, guidance on</);
+});
+
 test("only a running step is marked", () => {
   assert.equal(count(draw(ALL), /class="now"/g), 0);
   assert.match(draw(ALL, 4), /class="now" x="20.0000%" width="5.0000%"/);
@@ -60,6 +108,7 @@ test("a plan reads as words", () => {
       "Deep features reused: 2, 4, 6, 8, 10, 12, 14, 16, 18, 20. " +
       "Cross-attention reused: 16 to 20. Without guidance: 16 to 20.",
   );
+  assert.equal(inWords(plan({}, 3, () => 0).steps, ["cfg_cutoff"], "Plan"), "Plan, 3 steps. Without guidance: none.");
 });
 
 test("the legend counts the steps of each kind and leaves out what does not occur", () => {

@@ -110,18 +110,26 @@ test("auto recognises the embedded model and guesses others, saying so", () => {
   const unknown = estimateOf({ ...known, 1: model }, "2");
   assert.deepEqual([low(unknown), reused(unknown), firstOff(unknown)], [4, 0, 15]);
   assert.match(unknown.notes[0], /unknown model/);
+});
 
-  const distilled = estimateOf(
-    { 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto", steps: 8, cfg: 1 }) },
-    "2",
-  );
+test("auto takes a model for distilled that runs few steps almost without guidance, or with the sampler lcm", () => {
+  const auto = (inputs) =>
+    estimateOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto", ...inputs }) }, "2");
+  const distilled = auto({ steps: 8, cfg: 1 });
   assert.deepEqual([low(distilled), reused(distilled), firstOff(distilled)], [4, 0, 4]);
+  assert.match(distilled.notes[0], /unknown model/);
+  assert.equal(low(auto({ steps: 10, cfg: 1.5 })), 5);
+  assert.equal(low(auto({ steps: 20, cfg: 7, sampler_name: "lcm" })), 10);
+  for (const other of [auto({ steps: 11, cfg: 1.5 }), auto({ steps: 10, cfg: 1.6 })])
+    assert.equal(low(other), Math.ceil(0.2 * other.steps.length));
 });
 
 test("a preset the page does not know waits for the run", () => {
-  const prompt = { 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "my own" }) };
-  assert.deepEqual(estimateOf(prompt, "2").steps, []);
-  assert.match(estimateOf(prompt, "2").problem, /"my own"/);
+  for (const preset of ["my own", "toString"]) {
+    const prompt = { 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset }) };
+    assert.deepEqual(estimateOf(prompt, "2").steps, []);
+    assert.ok(estimateOf(prompt, "2").problem.includes(`"${preset}"`));
+  }
 });
 
 test("img2img runs the end of a longer schedule", () => {
@@ -130,12 +138,22 @@ test("img2img runs the end of a longer schedule", () => {
   assert.equal(firstOff(estimateOf(prompt, "2")), 10); // 0.75 of the whole schedule is half of its second half
 });
 
+test("a run without denoising has no steps", () => {
+  const prompt = { 1: model, 2: cutoff("1"), 3: sampler("KSampler", { model: ["2", 0], denoise: 0 }) };
+  assert.deepEqual(estimateOf(prompt, "2").steps, []);
+});
+
 test("a slice of KSamplerAdvanced shows its own steps of the whole schedule", () => {
   const slice = { start_at_step: 5, end_at_step: 10_000, denoise: undefined };
   const prompt = { 1: model, 2: cutoff("1"), 3: sampler("KSamplerAdvanced", { model: ["2", 0], ...slice }) };
   delete prompt[3].inputs.denoise;
   assert.equal(estimateOf(prompt, "2").steps.length, 15);
   assert.equal(firstOff(estimateOf(prompt, "2")), 10);
+  prompt[3].inputs.end_at_step = 12;
+  assert.equal(estimateOf(prompt, "2").steps.length, 7);
+  assert.equal(firstOff(estimateOf(prompt, "2")), -1);
+  prompt[3].inputs.start_at_step = 30;
+  assert.deepEqual(estimateOf(prompt, "2").steps, []);
 });
 
 test("a custom sampler's steps are its scheduler's, through the guider", () => {
@@ -151,8 +169,10 @@ test("values that come through primitives are followed, computed ones wait for t
   const prompt = { 1: model, 2: cutoff("1"), 3: sampler("KSampler", { model: ["2", 0], steps: ["5", 0] }) };
   prompt[5] = { class_type: "PrimitiveInt", inputs: { value: 33 } };
   assert.equal(estimateOf(prompt, "2").steps.length, 33);
-  prompt[5] = { class_type: "ComputesSteps", inputs: {} };
-  assert.match(estimateOf(prompt, "2").problem, /steps comes through a link/);
+  for (const [class_type, value] of [["ComputesSteps", 33], ["PrimitiveInt", ["5", 0]]]) {
+    prompt[5] = { class_type, inputs: { value } };
+    assert.match(estimateOf(prompt, "2").problem, /steps comes through a link/);
+  }
 });
 
 test("an empty deep cache window is named", () => {
@@ -174,6 +194,12 @@ test("a model that comes out of one of our samplers still carries its techniques
   prompt[4] = sampler("KSampler", { model: ["3", 0], steps: 10 });
   assert.equal(low(estimateOf(prompt, "3")), 5);
   assert.equal(estimateOf(prompt, "2").steps.length, 20);
+});
+
+test("a mistake of ours is not taken for a value that the run knows", () => {
+  const graph = graphOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "sd15" }) });
+  delete graph.get("2").values;
+  assert.throws(() => estimates(graph), TypeError);
 });
 
 test("a ring of links does not hang", () => {

@@ -60,6 +60,22 @@ test("reroutes and bypassed nodes pass through, muted ones cut off", () => {
   assert.equal(model(readGraph(litegraph([loader(1), sampler(2), muted, patch(4, 2)], links), STEPS), "2"), undefined);
 });
 
+test("a bypassed node hands on the input beside the output if it fits, else the first that does", () => {
+  const merge = (types) => ({
+    ...patch(4, 4),
+    inputs: types.map((type) => input("", type)),
+    outputs: [output("LATENT"), output("MODEL")],
+  });
+  const reached = (...types) => {
+    const links = types.map((_, slot) => [[1, 3, 5][slot], 0, 4, slot]);
+    links.push([4, 1, 2, 0]);
+    return model(readGraph(litegraph([loader(1), loader(3), loader(5), merge(types), sampler(2)], links), STEPS), "2")?.id;
+  };
+  assert.equal(reached("MODEL", "MODEL"), "3");
+  assert.equal(reached("CLIP", "VAE", "MODEL"), "5");
+  assert.equal(reached("CLIP", "VAE"), undefined);
+});
+
 test("a primitive's value replaces the widget's own", () => {
   const primitive = {
     id: 5,
@@ -101,6 +117,26 @@ test("links are followed into and out of subgraphs", () => {
   assert.equal(graph.has("4"), false);
 });
 
+test("a subgraph may hand its input straight through, and a virtual node may stand for another place", () => {
+  const slots = [{ getLinks: () => [{ origin_id: -10, origin_slot: 0 }] }];
+  const subgraph = litegraph([], [], { outputNode: { slots } });
+  const through = { id: 4, subgraph, inputs: [input("model", "MODEL")], outputs: [output("MODEL")] };
+  const links = [
+    [1, 0, 4, 0],
+    [4, 0, 2, 0],
+  ];
+  assert.equal(model(readGraph(litegraph([loader(1), sampler(2), through], links), STEPS), "2").id, "1");
+  const get = { id: 4, type: "GetNode", isVirtualNode: true, inputs: [], outputs: [output("MODEL")] };
+  get.resolveVirtualOutput = () => ({ node: get.graph.getNodeById(1), slot: 0 });
+  assert.equal(model(readGraph(litegraph([loader(1), sampler(2), get], [[4, 0, 2, 0]]), STEPS), "2").id, "1");
+});
+
+test("neither a node that does not run is there nor one inside it", () => {
+  const inside = (mode) => ({ id: 4, mode, subgraph: litegraph([patch(7)], []), inputs: [], outputs: [] });
+  const ids = (mode) => [...readGraph(litegraph([patch(1, mode), inside(mode)], []), STEPS).keys()];
+  assert.deepEqual([0, 2, 4].map(ids), [["1", "4:7"], [], []]);
+});
+
 test("a widget promoted to the subgraph gives its value", () => {
   const subgraph = litegraph([sampler(7)], [[-10, 0, 7, 1]], { outputNode: { slots: [] } });
   const host = {
@@ -111,6 +147,12 @@ test("a widget promoted to the subgraph gives its value", () => {
     getWidgetFromSlot: () => ({ value: 12 }),
   };
   assert.equal(readGraph(litegraph([host], []), STEPS).get("4:7").values.steps, 12);
+});
+
+test("a subgraph that holds itself does not hang", () => {
+  const host = { id: 4, inputs: [], outputs: [] };
+  host.subgraph = litegraph([patch(7), host], []);
+  assert.deepEqual([...readGraph(litegraph([host], []), STEPS).keys()], ["4:7"]);
 });
 
 test("virtual nodes in a ring do not hang", () => {

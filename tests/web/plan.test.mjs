@@ -16,10 +16,14 @@ for (const { name, total, settings, notes, plan: expected } of cases) {
 
 test("there are vectors", () => assert.ok(cases.length > 10));
 
-test("a model that takes no smaller latent runs every step at full size", () => {
-  const settings = { mixed_resolution: { low_res_scale: 0.5, low_res_until: 0.5 } };
-  const { steps } = plan(settings, 8, (p) => stepAtUniformTimesteps(8, p), { canLowerResolution: false });
-  assert.ok(steps.every((step) => step.stage === "full"));
+test("a step is reached that only rounding puts before the fraction", () => {
+  assert.ok(0.07 * 100 > 7);
+  assert.equal(stepAtUniformTimesteps(100, 0.07), 7);
+});
+
+test("a run too short says so only where something was asked for", () => {
+  assert.deepEqual(plan({}, 2, () => 0).notes, []);
+  assert.equal(plan({ cfg_cutoff: { start_percent: 0.5 } }, 2, () => 0).notes.length, 1);
 });
 
 test("an empty deep cache window is refused", () => {
