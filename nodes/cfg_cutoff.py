@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..postdiff_core import patch
 from ..postdiff_core.schedule import CFGCutoff as Cutoff
 from .events import observer_for
-from .schema import schema, unique_id
+from .schema import fraction_input, patch_outputs, schema, unique_id
 
 
 class CFGCutoff(io.ComfyNode):
@@ -23,18 +23,14 @@ class CFGCutoff(io.ComfyNode):
             search_aliases=["postdiff", "guidance", "speed up", "cfg"],
             inputs=[
                 io.Model.Input("model", tooltip="Any model sampled with a positive and a negative prompt."),
-                io.Float.Input(
+                fraction_input(
                     "start_percent",
                     default=Cutoff.start_percent,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
                     tooltip="m in the paper, as a fraction of the run: from here on guidance is dropped. Lower is "
                     "faster and follows the prompt less; 1 is off.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="A patched clone; the model given is left as it is.")],
+            outputs=patch_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..postdiff_core import patch
 from ..postdiff_core.schedule import MODES, CrossAttnCache
 from .events import observer_for
-from .schema import schema, unique_id
+from .schema import fraction_input, patch_outputs, schema, unique_id
 
 
 class CrossAttnCachePatch(io.ComfyNode):
@@ -23,13 +23,9 @@ class CrossAttnCachePatch(io.ComfyNode):
             search_aliases=["postdiff", "tgate", "speed up", "cache"],
             inputs=[
                 io.Model.Input("model", tooltip="A Stable Diffusion U-Net or a PixArt model."),
-                io.Float.Input(
+                fraction_input(
                     "start_percent",
                     default=CrossAttnCache.start_percent,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
                     tooltip="m in the paper, as a fraction of the run: from here on cross-attention is reused. Lower "
                     "is faster and follows the prompt less; 1 is off.",
                 ),
@@ -41,7 +37,7 @@ class CrossAttnCachePatch(io.ComfyNode):
                     "paper's choice), the mean of both, the negative prompt's, or both combined by the guidance scale.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="A patched clone; the model given is left as it is.")],
+            outputs=patch_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

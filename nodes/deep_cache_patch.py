@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..postdiff_core import patch
 from ..postdiff_core.schedule import DeepCache
 from .events import observer_for
-from .schema import schema, unique_id
+from .schema import fraction_input, patch_outputs, schema, unique_id
 
 
 class DeepCachePatch(io.ComfyNode):
@@ -39,26 +39,18 @@ class DeepCachePatch(io.ComfyNode):
                     tooltip="Input blocks computed in every step. Lower is faster, higher keeps more of the picture. "
                     "The paper's counts are those of 2.",
                 ),
-                io.Float.Input(
+                fraction_input(
                     "start_percent",
                     default=DeepCache.start_percent,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
                     tooltip="The fraction of the run at which reuse begins. Higher protects composition and is slower.",
                 ),
-                io.Float.Input(
+                fraction_input(
                     "end_percent",
                     default=DeepCache.end_percent,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
                     tooltip="The fraction of the run at which reuse ends. Lower protects fine detail and is slower.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="A patched clone; the model given is left as it is.")],
+            outputs=patch_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

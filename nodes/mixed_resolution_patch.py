@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..postdiff_core import patch
 from ..postdiff_core.schedule import MixedResolution
 from .events import observer_for
-from .schema import mixed_resolution_inputs, schema, unique_id
+from .schema import mixed_resolution_inputs, patch_outputs, schema, unique_id
 
 
 class MixedResolutionPatch(io.ComfyNode):
@@ -22,7 +22,7 @@ class MixedResolutionPatch(io.ComfyNode):
             description="Runs the early steps of any sampler at low resolution and the rest at full size.",
             search_aliases=["postdiff", "speed up", "low resolution"],
             inputs=[io.Model.Input("model", tooltip="The model to patch."), *mixed_resolution_inputs()],
-            outputs=[io.Model.Output(tooltip="A patched clone; the model given is left as it is.")],
+            outputs=patch_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

@@ -41,6 +41,16 @@ def ksampler_inputs() -> list[io.Input]:
     return [_as_v3(name, *declared) for name, declared in required.items()]
 
 
+def fraction_input(name: str, *, default: float, tooltip: str, step: float = 0.01) -> io.Input:
+    """A fraction of the run, as ComfyUI's percents are given."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, round=0.001, tooltip=tooltip)
+
+
+def patch_outputs() -> list[io.Output]:
+    """What every node gives that patches a MODEL."""
+    return [io.Model.Output(tooltip="A patched clone; the model given is left as it is.")]
+
+
 def mixed_resolution_inputs() -> list[io.Input]:
     """beta, s, the upscaling of section 2.2, and the noise after the switch."""
     return [
@@ -54,13 +64,10 @@ def mixed_resolution_inputs() -> list[io.Input]:
             tooltip="beta in the paper: the size of the early steps relative to the full size. Lower is faster and "
             "keeps less of what the full size would have composed; 1 is off.",
         ),
-        io.Float.Input(
+        fraction_input(
             "low_res_until",
             default=MixedResolution.low_res_until,
-            min=0.0,
-            max=1.0,
             step=0.05,
-            round=0.001,
             tooltip="s in the paper: the fraction of the run that is done at low resolution. Higher is faster and "
             "leaves fewer steps for fine detail; 0 is off.",
         ),
