@@ -22,8 +22,8 @@ class PostDiffKSampler(io.ComfyNode):
             node_id="PostDiffKSampler",
             display_name="KSampler (PostDiff)",
             category="PostDiff/sampling",
-            description="KSampler that generates two to three times faster: mixed resolution, caches and late guidance "
-            "cut-off at the settings the paper found for the model's family. Patches on the model override the preset.",
+            description="KSampler with cheaper steps: mixed resolution, caches and late guidance cut-off at the "
+            "settings the paper found for the model's family. Patches on the model override the preset.",
             search_aliases=["postdiff", "ksampler", "speed up", "faster"],
             inputs=[
                 *ksampler_inputs(),
