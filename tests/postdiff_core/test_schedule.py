@@ -14,16 +14,10 @@ from postdiff.postdiff_core import schedule
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 PLANS = json.loads((VECTORS / "schedule.json").read_text(encoding="utf-8"))
 SIGMAS = json.loads((VECTORS / "sigmas.json").read_text(encoding="utf-8"))
-TECHNIQUES = {
-    "mixed_resolution": schedule.MixedResolution,
-    "deep_cache": schedule.DeepCache,
-    "cross_attn_cache": schedule.CrossAttnCache,
-    "cfg_cutoff": schedule.CFGCutoff,
-}
 
 
 def settings(document):
-    return schedule.Settings(**{name: TECHNIQUES[name](**fields) for name, fields in document.items()})
+    return schedule.Settings(**{name: schedule.TECHNIQUES[name](**fields) for name, fields in document.items()})
 
 
 def plan(total, fields, **options):
