@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
     for name, module in diffusion_model.named_modules():
         if isinstance(module, PixArtMSBlock):
             sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn, module.cross_attn))
-        elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(module):
+        elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(name, module):
             attn2: Any = module.attn2
             sites.append(Site(_unet_place(name), attn2, attn2.to_out))
     return sites
@@ -79,16 +79,17 @@ def install(run: Run, settings: CrossAttnCache) -> None:
             sites[id(diffusion_model)] = find_sites(diffusion_model)
         known, latent = sites[id(diffusion_model)], tuple(x.shape[-2:])
         hits = memory.recall(known, rows, latent) if reusing else {}
-        misses = {
-            site: memory.rows_to_record(site, rows, latent, reusing=reusing) for site in known if site not in hits
+        wanted = {
+            site: list(rows) if site in hits else memory.rows_to_record(site, rows, latent, reusing=reusing)
+            for site in known
         }
         # Later patches may change the tokens in place.
         copy = "attn2_output_patch" in transformer_options.get("patches", {})
         seen: dict[Site, torch.Tensor] = {}
-        options = _options_for(transformer_options, hits, misses)
-        with replaced(_reusing(hits, seen, copy=copy) | _recording(misses, x.shape[0], seen, copy=copy)):
+        options = _options_for(transformer_options, hits)
+        with replaced(_recording(wanted, x.shape[0], seen, copy=copy) | _reusing(hits, copy=copy)):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        memory.record(misses | {site: list(rows) for site in hits}, seen, latent)
+        memory.record(wanted, seen, latent)
         run.measure_caches()
         return out
 
@@ -204,10 +205,9 @@ def _halvings(grid: Size, tokens: int) -> int | None:
     return level if grid[0] * grid[1] == tokens else None
 
 
-def _has_cross_attention(module: torch.nn.Module) -> bool:
-    return (
-        isinstance(module, BasicTransformerBlock) and module.attn2 is not None and not module.switch_temporal_ca_to_sa
-    )
+def _has_cross_attention(name: str, module: torch.nn.Module) -> bool:
+    """Whether this is a transformer block with cross-attention, and not one between the frames of a video (SVD)."""
+    return isinstance(module, BasicTransformerBlock) and module.attn2 is not None and ".transformer_blocks." in name
 
 
 def _unet_place(name: str) -> Place:
@@ -232,44 +232,54 @@ def _level(diffusion_model: Any, place: Place) -> int:
     return downsamplings(inputs[:reached])
 
 
-def _options_for(options: dict, hits: Collection[Site], misses: Collection[Site]) -> dict:
-    """Transformer options for a call in which `hits` return their cache and `misses` are computed.
+def _options_for(options: dict, hits: dict[Site, torch.Tensor]) -> dict:
+    """Transformer options for a call in which `hits` return their cache.
 
-    Replacements (IPAdapter) and input patches of layers that are not computed are left out: they would run for nothing.
+    Replacements (IPAdapter) and input patches act on layers that are computed. For the others they would run for
+    nothing, so that an input patch of our own, which is asked as a layer is reached, decides about them.
     """
-    if not hits:
+    patches, replacements = options.get("patches", {}), options.get("patches_replace", {})
+    others, given = patches.get("attn2_patch", ()), replacements.get("attn2", {})
+    if not hits or not (others or given):
         return options
-    patches, replacements = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
-    if not misses:
-        patches.pop("attn2_patch", None)
-    given = replacements.pop("attn2", {})
-    computed = [site.place for site in misses]
-    replacements["attn2"] = {
-        place: given.get(place, given.get(place[:2])) for place in computed if place in given or place[:2] in given
+    kept = {site.place: tokens for site, tokens in hits.items()}
+    acting: dict[Place, Callable] = {}
+
+    def on_layer(x, context, value, layer):
+        place = (*layer["block"], layer["block_index"])
+        if place in kept and _fits(kept[place], x):
+            return x, context, value
+        replacement = given.get(place, given.get(place[:2]))
+        if replacement is not None:
+            acting[place] = replacement
+        for patch in others:
+            x, context, value = patch(x, context, value, layer)
+        return x, context, value
+
+    return {
+        **options,
+        "patches": {**patches, "attn2_patch": [on_layer]},
+        "patches_replace": {**replacements, "attn2": acting},
     }
-    return {**options, "patches": patches, "patches_replace": replacements}
 
 
-def _reusing(
-    hits: dict[Site, torch.Tensor], seen: dict[Site, torch.Tensor], *, copy: bool
-) -> dict[tuple[torch.nn.Module, str], Callable]:
-    """Forwards that return what the layers gave before, to replace the layers' own for a call.
+def _fits(kept: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether a layer has the size that it had; another patch (Deep Shrink) may change it within the model."""
+    return kept.shape[:2] == x.shape[:2]
 
-    Where another patch (Deep Shrink) has changed a layer's size within the model, it is computed and put into `seen`.
-    """
 
-    def reusing(site: Site, tokens: torch.Tensor) -> Callable:
-        compute = site.module.forward
+def _reusing(hits: dict[Site, torch.Tensor], *, copy: bool) -> dict[tuple[torch.nn.Module, str], Callable]:
+    """Forwards that return what the layers gave before, where it fits, to replace the layers' own for a call."""
 
+    def reusing(compute: Callable, kept: torch.Tensor) -> Callable:
         def forward(x, *args, **kwargs):
-            kept = tokens
-            if tokens.shape[:2] != x.shape[:2]:
-                kept = seen[site] = compute(x, *args, **kwargs)
+            if not _fits(kept, x):
+                return compute(x, *args, **kwargs)
             return kept.clone() if copy else kept
 
         return forward
 
-    return {(site.module, "forward"): reusing(site, tokens) for site, tokens in hits.items()}
+    return {(site.module, "forward"): reusing(site.module.forward, tokens) for site, tokens in hits.items()}
 
 
 def _recording(

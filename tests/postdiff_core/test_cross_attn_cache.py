@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import companions
 import pack_nodes
 import tiny_models
 from compare import assert_like_reference, inputs_with_prompts
@@ -105,3 +106,19 @@ def test_a_patch_of_the_input_does_not_run_for_layers_that_reuse():
         pack_nodes.with_cross_attn_cache(model, Techniques(cross_attn_start=0.5)), scheduler="simple"
     )
     assert len({sigma[0].item() for sigma in steps}) == 3
+
+
+def test_attention_replaced_in_whole_blocks_is_replaced_where_a_layer_must_be_computed_again():
+    """Deep Shrink changes the size of layers while they reuse. A replacement may name the block or the layer in it."""
+    inputs = companions.ip_adapter(companions.deep_shrink(inputs_with_prompts(tiny_models.small_unet())))
+    by_layer = inputs["model"]
+    by_block = by_layer.clone()
+    replacements = by_block.model_options["transformer_options"]["patches_replace"]
+    replacements["attn2"] = {place[:2]: replacement for place, replacement in replacements["attn2"].items()}
+
+    def latent(model):
+        return tiny_models.stock_sample(
+            **inputs | {"model": pack_nodes.with_cross_attn_cache(model, Techniques(cross_attn_start=0.5))}
+        )
+
+    assert torch.equal(latent(by_block), latent(by_layer))

@@ -204,6 +204,25 @@ def deep_shrink(inputs: Inputs) -> Inputs:
     return inputs | {"model": patch.args[0]}
 
 
+def attn2_input_patch(inputs: Inputs) -> Inputs:
+    """As nodes for regions do: what cross-attention attends to is changed on its way in."""
+    model = inputs["model"].clone()
+    model.set_model_attn2_patch(lambda x, context, value, _options: (x, 0.5 * context, value))
+    return inputs | {"model": model}
+
+
+def tiled_diffusion(inputs: Inputs) -> Inputs:
+    """As tiled diffusion does: the model is called for one half of the picture after the other."""
+
+    def in_halves(apply_model, given):
+        halves = given["input"].chunk(2, dim=-1)
+        return torch.cat([apply_model(half, given["timestep"], **given["c"]) for half in halves], dim=-1)
+
+    model = inputs["model"].clone()
+    model.set_model_unet_function_wrapper(in_halves)
+    return inputs | {"model": model}
+
+
 def rescale_cfg(inputs: Inputs) -> Inputs:
     return inputs | {"model": RescaleCFG().patch(inputs["model"], 0.7)[0]}
 
@@ -281,6 +300,11 @@ def context_windows(inputs: Inputs, **given: Any) -> Inputs:
         **settings,
     )
     return inputs | {"model": windows.args[0]}
+
+
+def a_prompt_for_each_window(inputs: Inputs) -> Inputs:
+    """Two positive prompts, of which each window gets one."""
+    return context_windows(combined(inputs), split_conds_to_windows=True)
 
 
 # Latents

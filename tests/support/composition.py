@@ -51,7 +51,8 @@ REFUSALS = {
     DEEP: r"Deep cache cannot act on .* is no image U-Net with skip connections",
     CROSS: r"The cross-attention cache cannot act on .* has no cross-attention layers",
     CUT: r"Guidance was not dropped: \w+ evaluates 3 conditionings",
-    MIXED: r"All steps run at full size: (no noise is added|the latent is nested|the latent has 5 dimensions)",
+    MIXED: r"All steps run at full size: (no noise is added|the latent is nested|the latent has 5 dimensions)"
+    r"|Mixed resolution cannot act on LTXAV: .* does not say which latent sizes it takes",
 }
 """The reasons a technique may refuse for: no others are allowed."""
 
@@ -293,8 +294,9 @@ def _check_report(together: Sampled, before: Sampled) -> None:
 # Rows
 
 UNET, SD15 = tiny_models.small_unet, tiny_models.sd15
-DIFFUSION_TRANSFORMER = frozenset({DEEP})
+WITHOUT_SKIP_CONNECTIONS = frozenset({DEEP})
 WITHOUT_CROSS_ATTENTION = frozenset({DEEP, CROSS})
+VIDEO = frozenset({DEEP, CROSS, MIXED})
 NO_GUIDANCE = frozenset({CUT})
 
 
@@ -320,6 +322,7 @@ TWO_MODELS = "The reference does not see into the model of the negative prompt."
 EASY_CACHE_STOPS = "EasyCache decides by the negative prompt's row; after the cut-off it skips no more calls."
 
 _PICTURE = {"seed": 16}  # a latent with a picture in it
+_WIDE = {"height": 16, "width": 32}
 
 
 @functools.cache
@@ -404,6 +407,7 @@ _ROWS = [
     Row("LoRA hooks", _CONTROLS, companions.lora_hooks),
     Row("LoRA hooks with keyframes", _CONTROLS, companions.lora_hooks_with_keyframes),
     Row("IPAdapter (attn2 replaced)", _CONTROLS, companions.ip_adapter),
+    Row("IPAdapter and Deep Shrink", _CONTROLS, companions.both(companions.ip_adapter, companions.deep_shrink)),
     Row("FreeU", _PATCHES, companions.freeu),
     Row("FreeU_V2", _PATCHES, companions.freeu_v2),
     Row("PerturbedAttentionGuidance", _PATCHES, companions.pag),
@@ -424,6 +428,12 @@ _ROWS = [
     Row("HyperTile", _PATCHES, companions.hypertile),
     Row("TomePatchModel", _PATCHES, companions.tome),
     Row("PatchModelAddDownscale (Deep Shrink)", _PATCHES, companions.deep_shrink),
+    Row(
+        "attn2 input patch and Deep Shrink",
+        _PATCHES,
+        companions.both(companions.attn2_input_patch, companions.deep_shrink),
+    ),
+    Row("tiled diffusion (model_function_wrapper)", _PATCHES, companions.tiled_diffusion),
     Row("RescaleCFG", _PATCHES, companions.rescale_cfg),
     Row("APG", _PATCHES, companions.apg),
     Row("CFGZeroStar", _PATCHES, companions.cfg_zero_star),
@@ -458,8 +468,17 @@ _ROWS = [
     Row("SD2", _MODELS, model=tiny_models.sd2),
     Row("SDXL", _MODELS, model=tiny_models.sdxl),
     Row("LCM", _MODELS, model=tiny_models.lcm, given={"sampler_name": "lcm", "cfg": 1.0}, idle=NO_GUIDANCE),
-    Row("PixArt-alpha", _MODELS, model=tiny_models.pixart_alpha, refuses=DIFFUSION_TRANSFORMER),
-    Row("PixArt-sigma", _MODELS, model=tiny_models.pixart_sigma, refuses=DIFFUSION_TRANSFORMER),
+    Row("PixArt-alpha", _MODELS, model=tiny_models.pixart_alpha, refuses=WITHOUT_SKIP_CONNECTIONS),
+    Row("PixArt-sigma", _MODELS, model=tiny_models.pixart_sigma, refuses=WITHOUT_SKIP_CONNECTIONS),
+    Row("WAN 2.1 (5-D latent)", _MODELS, model=tiny_models.wan, refuses=VIDEO),
+    Row("LTX-2 (nested latent)", _MODELS, model=tiny_models.ltxav, refuses=VIDEO),
+    Row(
+        "SVD",
+        _MODELS,
+        model=tiny_models.svd,
+        latent={"batch": 3, "height": 8, "width": 8},
+        refuses=WITHOUT_SKIP_CONNECTIONS,
+    ),
     Row("fp16 weights", _MODELS, model=functools.partial(UNET, weights=torch.float16), tolerance=5e-3),
     Row("bf16 weights", _MODELS, model=functools.partial(UNET, weights=torch.bfloat16), tolerance=3e-2),
     Row("fp8 weights", _MODELS, model=functools.partial(UNET, weights=torch.float8_e4m3fn, compute=torch.float32)),
@@ -482,6 +501,7 @@ _ROWS = [
         sample=sampler_nodes.in_little_memory,
         same_as_ksampler=frozenset(COLUMNS),
     ),
-    Row("ContextWindowsManual", _GRAPHS, companions.context_windows, latent={"height": 16, "width": 32}),
+    Row("ContextWindowsManual", _GRAPHS, companions.context_windows, latent=_WIDE),
+    Row("ContextWindowsManual, a prompt for each", _GRAPHS, companions.a_prompt_for_each_window, latent=_WIDE),
 ]
 ROWS = {row.name: row for row in _ROWS}

@@ -81,10 +81,11 @@ class Work:
 
     def _begin(self, _network: Layer, inputs: tuple, options: dict) -> None:
         given = options["transformer_options"]
-        self.calls.append(Call(given["sigmas"][0].item(), tuple(inputs[0].shape[-2:]), list(given["uuids"])))
+        x = inputs[0][0] if isinstance(inputs[0], list) else inputs[0]  # a nested latent comes in its parts
+        self.calls.append(Call(given["sigmas"][0].item(), tuple(x.shape[-2:]), list(given["uuids"])))
 
     def _count(self, layer: Any, _inputs: Any, output: torch.Tensor) -> None:
-        self.calls[-1].layers[layer] += output.numel() * layer.weight[0].numel()
+        self._add(layer, output.numel() * layer.weight[0].numel())
 
     def _count_products(self, to_queries: Layer, to_keys: Layer) -> list[Any]:
         """Query x key and weights x value."""
@@ -95,9 +96,14 @@ class Work:
         def count(layer: Layer, _inputs: Any, output: torch.Tensor) -> None:
             queries = self._queries.pop(to_keys)
             keys = output.shape[0] * output.shape[1] // queries.shape[0]
-            self.calls[-1].layers[layer] += 2 * queries.numel() * keys
+            self._add(layer, 2 * queries.numel() * keys)
 
         return [to_queries.register_forward_hook(remember), to_keys.register_forward_hook(count)]
+
+    def _add(self, layer: Layer, work: int) -> None:
+        """Prompts may pass through layers of their own (LTX-2) before the first call: that is no part of a step."""
+        if self.calls:
+            self.calls[-1].layers[layer] += work
 
 
 @contextlib.contextmanager
@@ -261,8 +267,8 @@ class InFull:
 
     @staticmethod
     def _same(cond: list[dict], prompt: list[dict]) -> bool:
-        """Context windows make copies."""
-        return [entry["uuid"] for entry in cond] == [entry["uuid"] for entry in prompt]
+        """Context windows make copies, and may take a part."""
+        return {entry["uuid"] for entry in cond} <= {entry["uuid"] for entry in prompt}
 
     # Calls of the model
 
@@ -342,10 +348,10 @@ class DeepBranch:
 
 
 def cross_attention_outputs(network: Layer) -> dict[Layer, set[Layer]]:
-    """The modules that give the outputs of cross-attention, and all that is in it."""
+    """The modules that give the outputs of cross-attention, and all that is in it; none between frames of a video."""
     found: dict[Layer, set[Layer]] = {}
-    for block in network.modules():
-        if isinstance(block, BasicTransformerBlock):
+    for name, block in network.named_modules():
+        if isinstance(block, BasicTransformerBlock) and "time_stack" not in name:
             found[block.attn2.to_out] = set(block.attn2.modules())
         elif isinstance(block, PixArtMSBlock):
             found[block.cross_attn] = set(block.cross_attn.modules())

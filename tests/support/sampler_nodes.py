@@ -33,7 +33,9 @@ Sample = Callable[[Inputs], list[torch.Tensor]]
 
 
 def ksampler(inputs: Inputs) -> list[torch.Tensor]:
-    return [comfy_nodes.KSampler().sample(**inputs)[0]["samples"]]
+    """The parts of a nested latent, or the latent."""
+    samples = comfy_nodes.KSampler().sample(**inputs)[0]["samples"]
+    return samples.unbind() if samples.is_nested else [samples]
 
 
 def postdiff_ksampler(inputs: Inputs) -> list[torch.Tensor]:

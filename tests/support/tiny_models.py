@@ -10,16 +10,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import comfy.sd  # noqa: F401  (must be imported before comfy.samplers)
+import comfy.latent_formats
+import comfy.sd  # must be imported before comfy.samplers
 import comfy.supported_models as supported_models
 import nodes
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.nested_tensor import NestedTensor
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 CPU = torch.device("cpu")
 POOLED_WIDTH = 1280  # SDXL's: its model class counts on it
 ONE_LAYER = {"num_res_blocks": [1, 1], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1]}
+WIDTHS_OF_PROMPTS = ("context_dim", "caption_channels", "cond_seq_dim", "text_dim")
 Conditioning = list[list[Any]]
 Latent = dict[str, Any]
 
@@ -106,6 +109,66 @@ def auraflow(*, seed: int = 0) -> ModelPatcher:
     return _patcher(config.get_model({}, device=CPU), seed)
 
 
+def wan(*, seed: int = 0) -> ModelPatcher:
+    """WAN-2.1-shaped: a diffusion transformer whose latent is a video, of five dimensions."""
+    config = supported_models.WAN21_T2V(
+        {
+            "image_model": "wan2.1",
+            "model_type": "t2v",
+            "in_dim": 16,
+            "out_dim": 16,
+            "dim": 48,
+            "ffn_dim": 64,
+            "freq_dim": 32,
+            "text_dim": 24,
+            "num_heads": 2,
+            "num_layers": 2,
+            "dtype": torch.float32,
+        }
+    )
+    return _patcher(config.get_model({}, device=CPU), seed)
+
+
+def ltxav(*, seed: int = 0) -> ModelPatcher:
+    """LTX-2-shaped: a diffusion transformer whose latent is nested, a video and its sound."""
+    config = supported_models.LTXAV(
+        {
+            "image_model": "ltxav",
+            "cross_attention_dim": 32,
+            "audio_cross_attention_dim": 16,
+            "attention_head_dim": 16,
+            "audio_attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "audio_num_attention_heads": 2,
+            "caption_channels": 24,
+            "num_layers": 2,
+            "connector_attention_head_dim": 12,
+            "connector_num_attention_heads": 2,
+            "connector_num_layers": 1,
+            "dtype": torch.float32,
+        }
+    )
+    return _patcher(config.get_model({}, device=CPU), seed)
+
+
+def svd(*, seed: int = 0) -> ModelPatcher:
+    """SVD-shaped: a U-Net with layers between the frames of a video, which are the pictures of a batch."""
+    temporal = {
+        "use_temporal_attention": True,
+        "use_temporal_resblock": True,
+        "extra_ff_mix_layer": True,
+        "use_spatial_context": True,
+        "merge_strategy": "learned_with_images",
+        "merge_factor": 0.0,
+        "video_kernel_size": [3, 1, 1],
+        "use_linear_in_transformer": True,
+    }
+    unet_config = _unet_config(8, channel_mult=[1, 2], depths=[1, 1], **ONE_LAYER, **temporal)
+    config = supported_models.SVD_img2vid(unet_config | {"adm_in_channels": 768, "num_classes": "sequential"})
+    config.unet_config["num_head_channels"] = 16
+    return _patcher(config.get_model({}, device=CPU), seed)
+
+
 def lcm(*, seed: int = 0) -> ModelPatcher:
     """An SD1.5-shaped model with distilled sampling, set as users set it: by the stock ModelSamplingDiscrete node."""
     return ModelSamplingDiscrete().patch(sd15(seed=seed), "lcm", zsnr=False)[0]
@@ -124,7 +187,7 @@ def is_transformer(model: ModelPatcher) -> bool:
 def conditioning(model: ModelPatcher, *, tokens: int = 7, seed: int = 1, **values: Any) -> Conditioning:
     """A random prompt of `tokens` tokens as a CONDITIONING that fits the model; `values` go into its dictionary."""
     unet_config = model.model.model_config.unet_config
-    width = next(unet_config[key] for key in ("context_dim", "caption_channels", "cond_seq_dim") if key in unet_config)
+    width = next(unet_config[key] for key in WIDTHS_OF_PROMPTS if key in unet_config)
     generator = torch.Generator().manual_seed(seed)
     prompt = torch.randn(1, tokens, width, generator=generator)
     pooled = {}
@@ -134,12 +197,18 @@ def conditioning(model: ModelPatcher, *, tokens: int = 7, seed: int = 1, **value
 
 
 def latent(model: ModelPatcher, height: int = 0, width: int = 0, *, batch: int = 1, seed: int | None = None) -> Latent:
-    """A LATENT: empty without a seed, a random picture with one. Sides of 0 are the smallest that suit the model."""
-    smallest = 68 if is_transformer(model) else 16
-    shape = (batch, model.model.latent_format.latent_channels, height or smallest, width or smallest)
-    if seed is None:
-        return {"samples": torch.zeros(shape)}
-    return {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
+    """A LATENT: empty without a seed, a random picture with one. Sides of 0 are the smallest that suit the model.
+
+    Of a video it has two frames; where its sound belongs to it, some of that.
+    """
+    latent_format = model.model.latent_format
+    is_video = latent_format.latent_dimensions == 3
+    smallest = 68 if is_transformer(model) else 8 if is_video else 16
+    shape = (batch, latent_format.latent_channels, *[2] * is_video, height or smallest, width or smallest)
+    samples = torch.zeros(shape) if seed is None else torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    if isinstance(latent_format, comfy.latent_formats.LTXAV):
+        samples = NestedTensor([samples, torch.zeros(batch, 8, 5, 16)])
+    return {"samples": samples}
 
 
 def sampler_inputs(model: ModelPatcher, **given: Any) -> dict[str, Any]:
