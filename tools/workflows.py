@@ -1,7 +1,7 @@
 """Write the graphs in workflows/: `python tools/workflows.py` (with COMFYUI_PATH set).
 
-Each runs as it is once the files it names are there, and draws the same picture twice: as ComfyUI alone would, and with
-PostDiff. After a change, `python dev.py screenshots thumbnails` pictures them anew.
+Each runs as it is once the files it names are there, and draws the same picture twice, as ComfyUI alone would and with
+PostDiff; one calibrates. After a change, `python dev.py screenshots thumbnails` pictures them anew.
 """
 
 from __future__ import annotations
@@ -253,7 +253,8 @@ def sd15_side_by_side(graph: Graph) -> None:
 
 **What to expect**: 3.3 times less work a picture. The authors measured 2.57x on an A5000. It is another picture than
 the stock one, as with another seed, because its layout is decided at low resolution. The first run also loads the
-model: compare the second. Below 512 pixels choose a larger beta.
+model: compare the second. At 512 pixels the early steps would run at 256: put **Mixed Resolution (patch)** with
+low_res_scale 0.75 before the sampler.
 """
     )
     scene = checkpoint_scene(left, graph.column(MIDDLE, TEXT_WIDTH), SD15, 768)
@@ -295,7 +296,7 @@ def sdxl_side_by_side(graph: Graph) -> None:
 **KSampler (PostDiff)** (below).
 
 **File**: [{SDXL}]({MODELS[SDXL][1]}) in `models/checkpoints`. Any other SDXL checkpoint does as well; for Turbo and
-Lightning choose `lcm` as preset.
+Lightning choose `auto` as preset, which leaves the deep cache out.
 
 **What to expect**: 2.4 times less work a picture. The authors measured 2.09x on an A5000. The first run also loads
 the model: compare the second.
