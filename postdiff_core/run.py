@@ -45,7 +45,8 @@ class Branch(NamedTuple):
 
     `model_pass` counts the guider's calls of calc_cond_batch in an evaluation: PAG and SAG repeat a conditioning (and
     its uuid) in a pass of their own. `index` counts the lists of conditionings in that call: a prompt with an area is
-    copied to the other list under its own uuid. `occurrence` tells apart the copies within a list.
+    copied to the other list under its own uuid. `occurrence` counts the model calls for one of them: tiled diffusion
+    makes a call for each tile.
     """
 
     model_pass: int
@@ -225,8 +226,6 @@ class Run:
             for cache in self._caches:
                 cache.clear()
             self._wrappers.clear()  # they hold the run: a cycle would keep the patched model until garbage is collected
-            self._partners.clear()
-            self._prompts.clear()
 
     def enter_stage(self, stage: range, sigmas: Sequence[float] | None = None) -> None:
         """Begin the stage made of these steps; `sigmas` from its first on, where they are not the run's own."""
@@ -261,7 +260,6 @@ class Run:
 
     def _begin_evaluation(self, sigma: float) -> None:
         self._model_pass = -1
-        self._occurrences.clear()
         step = current_step(self.sigmas, sigma, self.stage)
         if step != self._step:
             self._step = step
@@ -300,7 +298,7 @@ class Run:
         rows = []
         for position, (index, uuid) in enumerate(zip(transformer_options["cond_or_uncond"], uuids, strict=True)):
             seen = (index, uuid, x.device)
-            branch = Branch(max(self._model_pass, 0), index, uuid, self._occurrences[seen], batch, x.device, window)
+            branch = Branch(self._model_pass, index, uuid, self._occurrences[seen], batch, x.device, window)
             self._occurrences[seen] += 1
             role = self._pass_roles[index] if index < len(self._pass_roles) else None
             span = slice(position * batch, (position + 1) * batch)

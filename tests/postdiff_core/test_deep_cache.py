@@ -69,3 +69,30 @@ def test_context_windows_that_move_from_step_to_step_reuse_nothing_of_each_other
     moving = companions.context_windows(inputs, context_schedule="looped_uniform", closed_loop=True)
     patched = pack_nodes.with_deep_cache(moving["model"], Techniques(interval=2, depth=2))
     assert torch.equal(tiny_models.stock_sample(**moving | {"model": patched}), tiny_models.stock_sample(**moving))
+
+
+def test_pictures_of_a_batch_that_are_evaluated_apart_reuse_nothing_of_what_was_kept_of_both():
+    """A wrapper of the model call may divide a batch otherwise in each step."""
+    inputs = inputs_with_prompts(tiny_models.small_unet(), steps=4, batch=2)
+    sigmas = []
+
+    def together_and_apart(apply_model, given):
+        x, timestep = given["input"], given["timestep"]
+        if timestep[0] not in sigmas:
+            sigmas.append(timestep[0])
+        if len(sigmas) % 2:
+            return apply_model(x, timestep, **given["c"])
+        out = torch.empty_like(x)
+        for picture in (0, 1):
+            out[picture::2] = apply_model(x[picture::2], timestep[picture::2], **rows_of(given["c"], picture))
+        return out
+
+    def rows_of(conds, picture):
+        return conds | {"c_crossattn": conds["c_crossattn"][picture::2]}
+
+    model = inputs["model"].clone()
+    model.set_model_unet_function_wrapper(together_and_apart)
+    patched = pack_nodes.with_deep_cache(model, Techniques(interval=2, depth=2))
+    latent = tiny_models.stock_sample(**inputs | {"model": patched})
+    sigmas.clear()
+    assert torch.equal(latent, tiny_models.stock_sample(**inputs | {"model": model}))

@@ -14,7 +14,7 @@ import tiny_models
 import traces
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 from postdiff.postdiff_core import patch, schedule
-from postdiff.postdiff_core.run import RowCache
+from postdiff.postdiff_core.run import RowCache, Run
 from reference import Techniques
 
 STEPS = 6
@@ -212,6 +212,15 @@ def test_deep_features_of_the_low_resolution_are_freed_at_the_switch():
     without = bytes_held_in_the_last_step(model, Techniques(**mixed))
     deep = bytes_held_in_the_last_step(model, Techniques(**mixed, interval=2, depth=2, deep_end=FOUR_STEPS))
     assert deep < without + 2 * 32 * 8 * 8 * 4
+
+
+def test_rows_that_move_to_another_device_are_not_those_that_were_kept():
+    """ComfyUI divides the prompts of a step among several cards."""
+    plan = schedule.plan(schedule.Settings(), STEPS, lambda fraction: STEPS)
+    run = Run(guider=None, sigmas=range(STEPS, -1, -1), plan=plan, observers=())
+    prompts = {"uuids": ["one", "other"], "cond_or_uncond": [0, 1]}
+    here, there = (run._rows(torch.empty(2, 4, 8, 8, device=device), prompts) for device in ("cpu", "meta"))
+    assert len({row.branch for row in (*here, *there)}) == 4
 
 
 @pytest.mark.parametrize("postdiff_first", [True, False])
