@@ -49,8 +49,9 @@ class Sampling:
 
     @property
     def size(self) -> Size:
-        """Latent height and width."""
-        return self.noise.shape[-2], self.noise.shape[-1]
+        """Latent height and width; those of its first part if it is nested, which the host packs into rows."""
+        shape, *_ = self.more.get("latent_shapes") or (self.noise.shape,)
+        return shape[-2], shape[-1]
 
     def resized(self, **changes: Any) -> Sampling:
         """The same with other arguments; keeps the shape that the host wants to be told in step with the noise."""

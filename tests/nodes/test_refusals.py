@@ -8,6 +8,7 @@ from comfy_extras.nodes_custom_sampler import DualCFGGuider
 from comfy_extras.nodes_perpneg import PerpNegGuider
 
 import pack_nodes
+import sampler_nodes
 import stock_mixed_resolution as by_hand
 import tiny_models
 from postdiff.nodes.cfg_cutoff import CFGCutoff
@@ -140,6 +141,18 @@ def test_a_guider_of_more_than_two_prompts_runs_under_the_caches(name):
     latent = sample_with(GUIDERS[name], pack_nodes.patched(model, techniques))
     assert torch.isfinite(latent).all()
     assert not torch.equal(latent, sample_with(GUIDERS[name], model))
+
+
+def test_a_nested_latent_runs_at_full_size_and_says_so():
+    """The report's size is the video's, not that of the rows in which the host packs a video and its sound."""
+    model = tiny_models.ltxav()
+    model.model.diffusion_model.patch_size = 1  # or no smaller size is known for the video either
+    patched = pack_nodes.with_mixed_resolution(model, Techniques(low_res_scale=0.5, low_res_until=0.5))
+    parts = sampler_nodes.ksampler(tiny_models.sampler_inputs(patched))
+    assert len(parts) == 2
+    assert all(map(torch.equal, parts, sampler_nodes.ksampler(tiny_models.sampler_inputs(model))))
+    assert "All steps run at full size: the latent is nested." in pack_nodes.report(patched)["notes"]
+    assert pack_nodes.report(patched)["size"] == [8, 8]
 
 
 def test_nothing_is_noted_where_nothing_had_to_be_changed():
