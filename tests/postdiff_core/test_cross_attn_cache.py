@@ -108,6 +108,18 @@ def test_a_patch_of_the_input_does_not_run_for_layers_that_reuse():
     assert len({sigma[0].item() for sigma in steps}) == 3
 
 
+@pytest.mark.parametrize("mode", ["cond", "average"])
+def test_a_layer_that_gets_another_size_while_it_reuses_is_computed_once_more(mode):
+    """Deep Shrink ends three steps before the run does."""
+    inputs = companions.deep_shrink(inputs_with_prompts(tiny_models.small_unet(), scheduler="simple", steps=8))
+    model = pack_nodes.patched(inputs["model"], Techniques(cross_attn_start=0.5, cutoff_start=0.5, mode=mode))
+    computed = []
+    layer = model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2
+    layer.to_q.register_forward_hook(lambda *_: computed.append(layer))
+    tiny_models.stock_sample(**inputs | {"model": model})
+    assert len(computed) == 4 + 1
+
+
 def test_attention_replaced_in_whole_blocks_is_replaced_where_a_layer_must_be_computed_again():
     """Deep Shrink changes the size of layers while they reuse. A replacement may name the block or the layer in it."""
     inputs = companions.ip_adapter(companions.deep_shrink(inputs_with_prompts(tiny_models.small_unet())))
