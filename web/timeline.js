@@ -38,13 +38,13 @@ class Timeline {
       `<div class="content"><div class="picture"></div>` +
       `<div class="status" data-testid="postdiff-status"><em class="badge"></em><span></span></div>` +
       `<div class="notes" data-testid="postdiff-notes"></div><div class="legend"></div></div>`;
-    for (const type of ["wheel", "pointerdown"]) this.element.addEventListener(type, handToCanvas);
     this.addWidget();
+    this.passOnEvents();
   }
 
   addWidget() {
     const height = () => this.height + 2 * MARGIN;
-    const widget = this.node.addDOMWidget("timeline", "postdiff_timeline", this.element, {
+    this.widget = this.node.addDOMWidget("timeline", "postdiff_timeline", this.element, {
       serialize: false, // not in the prompt
       hideOnZoom: false,
       margin: MARGIN,
@@ -53,7 +53,27 @@ class Timeline {
       getValue: () => "",
       setValue: () => {},
     });
-    widget.serialize = false; // not in the workflow
+    this.widget.serialize = false; // not in the workflow
+  }
+
+  /** What is done to the timeline is done to the node under it, or to the canvas. */
+  passOnEvents() {
+    this.element.addEventListener("wheel", zoomCanvas);
+    for (const type of ["pointerdown", "pointermove", "pointerup"])
+      this.element.addEventListener(type, (event) => this.pressNode(event));
+    this.element.addEventListener("contextmenu", (event) => event.preventDefault()); // the node has a menu of its own
+  }
+
+  /** Select the node, drag it, open its menu. Left alone, both render modes keep a press to the widget. */
+  pressNode(event) {
+    if (window.LiteGraph.vueNodesMode) {
+      const node = this.element.closest("[data-node-id]");
+      node?.dispatchEvent(new PointerEvent(event.type, event));
+    } else if (event.type === "pointerdown") {
+      this.widget.computedDisabled = true; // a disabled widget does not take the press
+      app.canvas.processMouseDown(event); // captures the pointer: what follows goes to the canvas itself
+      this.widget.computedDisabled = false;
+    }
   }
 
   /** Show the run's own plan as long as the settings are those it began with, else the estimate. */
@@ -117,11 +137,9 @@ function viewOfRun({ steps, notes, step, report }, { scale = 1 }) {
   return { ...view, state: "running", badge: at, text: `of ${steps.length}` };
 }
 
-/** The canvas lies under the element and gets what is meant for it, such as zooming and panning. */
-function handToCanvas(event) {
-  if (window.LiteGraph.vueNodesMode) return;
-  if (event.type === "wheel") app.canvas.processMouseWheel(event);
-  else app.canvas.processMouseDown(event);
+/** Nodes 2.0 does so by itself. */
+function zoomCanvas(event) {
+  if (!window.LiteGraph.vueNodesMode) app.canvas.processMouseWheel(event);
 }
 
 function refresh() {

@@ -53,7 +53,23 @@ window.postdiffTest = (() => {
         .map(({ id }) => String(id)),
     lastNode: () => String(app.rootGraph.nodes.at(-1).id),
     subgraph: () => app.rootGraph.nodes.filter((each) => each.subgraph).map(({ id }) => String(id))[0],
+
+    /** Put another use of a subgraph on the canvas. */
+    useAgain(id) {
+      const again = LiteGraph.createNode(node(id).type);
+      app.rootGraph.add(again);
+      return String(again.id);
+    },
+
     select: (ids) => app.canvas.selectItems(ids.map(node)),
+    selected: () => Object.keys(app.canvas.selected_nodes),
+
+    /** From now on, note in `browserMenus` how often the browser's own menu would open. */
+    countBrowserMenus() {
+      this.browserMenus = 0;
+      const count = (event) => setTimeout(() => (this.browserMenus += event.defaultPrevented ? 0 : 1));
+      addEventListener("contextmenu", count, { capture: true });
+    },
 
     /** Note in `end` how the last of so many prompts ends. */
     listenForEnds(prompts) {
@@ -112,6 +128,24 @@ window.postdiffTest = (() => {
     arrow(id, name) {
       const { pos, size } = node(id);
       return onPage([pos[0] + size[0] - 25, pos[1] + widget(id, name).y + 10]);
+    },
+
+    /** [width, height] of each picture that a node shows. */
+    pictures(id) {
+      const shown = document.querySelector(`[data-node-id="${id}"]`);
+      const pictures = shown ? [...shown.querySelectorAll("img")] : (node(id).imgs ?? []);
+      return pictures.map(({ naturalWidth, naturalHeight }) => [naturalWidth, naturalHeight]);
+    },
+
+    /** [width, height] of each picture in a node's output. */
+    outputPictures(id) {
+      const files = app.nodeOutputs[id]?.images ?? [];
+      const size = async (file) => {
+        const picture = await fetch(`view?${new URLSearchParams(file)}`);
+        const { width, height } = await createImageBitmap(await picture.blob());
+        return [width, height];
+      };
+      return Promise.all(files.map(size));
     },
 
     /** Where a timeline, or a part of it, lies on the page. */

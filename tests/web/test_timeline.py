@@ -66,6 +66,12 @@ def graph(
     }
 
 
+def send(canvas: Canvas, event: str, node: str, prompt: str = "another", **content: Any) -> None:
+    """What the server would tell the page."""
+    detail = {"node": node, "sampler_node": SAMPLER, "prompt_id": prompt, **content}
+    canvas.js("([type, detail]) => app.api.dispatchEvent(new CustomEvent(type, { detail }))", [event, detail])
+
+
 PATCHES = (DeepCache(2, 2), CrossAttnCache(0.62), CFGCutoff(0.75))
 WHOLE_PLAN = planned(8, MixedResolution(0.5, 0.5), *PATCHES)
 
@@ -150,6 +156,8 @@ def test_a_bypassed_patch_leaves_the_plan_and_says_so(canvas: Canvas) -> None:
     canvas.js("() => { app.rootGraph.getNodeById(2).mode = 4; }")
     canvas.wait_for_steps(SAMPLER, planned(8, MixedResolution(0.5, 0.5), *PATCHES[1:]))
     canvas.wait_for_text("2", "status", "Bypassed")
+    canvas.js("() => { app.rootGraph.getNodeById(2).mode = 2; }")
+    canvas.wait_for_text("2", "status", "Muted")
 
 
 def test_a_copy_has_a_timeline_of_its_own(canvas: Canvas) -> None:
@@ -175,6 +183,32 @@ def test_it_works_inside_a_subgraph_before_and_during_a_run(canvas: Canvas) -> N
     assert canvas.run() == "success"
     for node in (SAMPLER, *inner):
         canvas.wait_for_state(node, "measured")
+    canvas.js("(id) => { postdiffTest.node(id).mode = 2; }", subgraph)
+    for node in inner:
+        canvas.wait_for_text(node, "status", "Inside a node that does not run.")
+
+
+def test_in_a_subgraph_used_twice_the_later_run_is_shown(canvas: Canvas) -> None:
+    canvas.load(graph())
+    first = canvas.into_subgraph("2", "3", "4")
+    uses = [f"{use}:2" for use in (first, canvas.call("useAgain", first))]
+    assert uses[0] != uses[1] and canvas.js("([a, b]) => postdiffTest.node(a) === postdiffTest.node(b)", uses)
+    for use, total in ((uses[0], 8), (uses[1], 6), (uses[0], 5)):
+        send(canvas, "postdiff.plan", use, plan=planned(total, *PATCHES), notes=[])
+        canvas.wait_for_steps(uses[0], planned(total, *PATCHES))
+        assert canvas.text(uses[0], "badge") == "starting"
+
+
+def test_a_run_goes_on_as_it_began_when_settings_are_changed_meanwhile(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps("4", WHOLE_PLAN)
+    send(canvas, "postdiff.plan", "4", plan=WHOLE_PLAN, notes=[])
+    send(canvas, "postdiff.step", "4", step=2)
+    canvas.set(SAMPLER, steps=9)
+    canvas.wait_for_steps("3", planned(9, MixedResolution(0.5, 0.5), *PATCHES))
+    assert canvas.text("4", "status") == "step 3of 8"
+    send(canvas, "execution_interrupted", "4")
+    canvas.wait_for_steps("4", planned(9, MixedResolution(0.5, 0.5), *PATCHES))
 
 
 def test_an_unchanged_graph_holds_nothing_of_the_timeline(canvas: Canvas) -> None:
@@ -317,14 +351,60 @@ def test_the_timeline_stays_inside_its_node_at_every_zoom(canvas: Canvas, zoom: 
     assert picture["right"] - picture["left"] > 0.8 * (node["right"] - node["left"])
 
 
-def test_the_wheel_over_a_timeline_zooms_the_canvas(canvas: Canvas) -> None:
+def middle(box: dict[str, float]) -> tuple[float, float]:
+    return (box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2
+
+
+def test_the_wheel_over_a_timeline_zooms_the_canvas_as_beside_it(canvas: Canvas) -> None:
+    canvas.load(graph())
+    zooms = []
+    for place in (canvas.box, canvas.node_box):  # the middle of the node is beside the timeline
+        canvas.show(SAMPLER, 1.0)
+        canvas.page.mouse.move(*middle(place(SAMPLER)))
+        canvas.page.wait_for_timeout(200)
+        canvas.page.mouse.wheel(0, -100)
+        canvas.wait_until("() => app.canvas.ds.scale > 1.01")
+        canvas.page.wait_for_timeout(200)
+        zooms.append(canvas.js("() => app.canvas.ds.scale"))
+    assert zooms[0] == zooms[1]
+
+
+def test_a_node_is_selected_dragged_and_deleted_by_its_timeline(canvas: Canvas) -> None:
     canvas.load(graph())
     canvas.show(SAMPLER, 1.0)
-    box = canvas.box(SAMPLER)
-    canvas.page.mouse.move((box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2)
+    canvas.click_empty_place()
+    assert canvas.call("selected") == []
+    x, y = middle(canvas.box(SAMPLER))
+    canvas.page.mouse.click(x, y)
+    canvas.wait_until("() => postdiffTest.selected().join() === '5'")
+    canvas.click_empty_place()
+    before = canvas.node_box(SAMPLER)
+    canvas.page.mouse.move(x, y)
+    canvas.page.mouse.down()
+    canvas.page.mouse.move(x + 40, y + 20, steps=4)
+    canvas.page.wait_for_timeout(100)  # longer than a click
+    canvas.page.mouse.move(x + 80, y - 60, steps=4)
+    canvas.page.wait_for_timeout(100)  # Nodes 2.0 moves the node in the next frame
+    canvas.page.mouse.up()
     canvas.page.wait_for_timeout(200)
-    canvas.page.mouse.wheel(0, -100)
-    canvas.wait_until("() => app.canvas.ds.scale > 1.01")
+    after = canvas.node_box(SAMPLER)
+    moved = after["left"] - before["left"], after["top"] - before["top"]
+    assert moved == pytest.approx((80, -60), abs=1)
+    assert canvas.call("selected") == [SAMPLER]
+    canvas.page.keyboard.press("Delete")
+    canvas.wait_until("() => !postdiffTest.node('5')")
+
+
+def test_a_right_click_on_a_timeline_opens_the_menu_of_its_node_and_no_other(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.show(SAMPLER, 1.0)
+    canvas.call("countBrowserMenus")
+    canvas.page.mouse.click(*middle(canvas.box(SAMPLER)), button="right")
+    canvas.page.locator(".litecontextmenu, .p-contextmenu").get_by_text("Bypass", exact=True).first.wait_for()
+    assert canvas.call("selected") == [SAMPLER]
+    assert canvas.js("() => postdiffTest.browserMenus") == 0
+    canvas.page.keyboard.press("Escape")
+    canvas.js("() => LiteGraph.closeAllContextMenus(window)")
 
 
 def test_events_of_a_run_whose_beginning_was_not_seen_are_ignored(canvas: Canvas) -> None:
@@ -332,9 +412,8 @@ def test_events_of_a_run_whose_beginning_was_not_seen_are_ignored(canvas: Canvas
     assert canvas.run() == "success"
     canvas.wait_for_state(SAMPLER, "measured")
     for node in (SAMPLER, "99"):
-        for event, content in (("postdiff.step", {"step": 1}), ("postdiff.report", {"report": {}})):
-            detail = {"node": node, "sampler_node": SAMPLER, "prompt_id": "of another page", **content}
-            canvas.js("([type, detail]) => app.api.dispatchEvent(new CustomEvent(type, { detail }))", [event, detail])
+        send(canvas, "postdiff.step", node, "of another page", step=1)
+        send(canvas, "postdiff.report", node, "of another page", report={})
     canvas.page.wait_for_timeout(400)  # the graph is read again meanwhile
     canvas.wait_for_state(SAMPLER, "measured")
     canvas.wait_for_mark(SAMPLER, shown=False)
