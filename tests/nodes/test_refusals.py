@@ -98,9 +98,9 @@ def test_a_run_too_short_is_stock_and_says_so(sampler_name, steps):
     assert "3" in all_notes(patched)
 
 
-def dual_cfg(style):
+def dual_cfg(style, cfg_cond2_negative=3.0):
     def guider_for(model, one, two, three):
-        return DualCFGGuider.execute(model, one, two, three, 4.0, 3.0, style).args[0]
+        return DualCFGGuider.execute(model, one, two, three, 4.0, cfg_cond2_negative, style).args[0]
 
     return guider_for
 
@@ -109,7 +109,12 @@ def perp_neg(model, one, two, three):
     return PerpNegGuider.execute(model, one, two, three, 5.0, 1.0).args[0]
 
 
-GUIDERS = {"DualCFG": dual_cfg("regular"), "DualCFG nested": dual_cfg("nested"), "PerpNeg": perp_neg}
+GUIDERS = {
+    "DualCFG": dual_cfg("regular"),
+    "DualCFG without the negative prompt": dual_cfg("regular", cfg_cond2_negative=1.0),
+    "DualCFG nested": dual_cfg("nested"),
+    "PerpNeg": perp_neg,
+}
 
 
 def sample_with(guider_for, model):

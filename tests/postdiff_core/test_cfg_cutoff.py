@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy.samplers import calc_cond_batch
 
 import companions
 import pack_nodes
@@ -55,3 +56,27 @@ def test_self_attention_guidance_finds_the_negative_prompts_attention_at_each_si
     assert torch.equal(tiny_models.stock_sample(**inputs | {"model": patched}), first)
     once_more = guidance_rows != [2, 2, 2, 1, 1, 1]
     assert any("SelfAttentionGuidance" in note for note in pack_nodes.report(patched)["notes"]) == once_more
+
+
+def test_the_negative_prompt_is_evaluated_where_it_is_asked_for_at_another_latent():
+    """By guidance away from a changed picture; at the given one, the prompts were evaluated one after the other."""
+    model, rows = tiny_models.small_unet().clone(), []
+    model.model.diffusion_model.register_forward_pre_hook(lambda _network, given: rows.append(len(given[0])))
+
+    def one_by_one(args):
+        x, sigma, options = args["input"], args["sigma"], args["model_options"]
+        cond, uncond = args["conds"]
+        positive, _ = calc_cond_batch(args["model"], [cond, None], x, sigma, options)
+        _, negative = calc_cond_batch(args["model"], [None, uncond], x, sigma, options)
+        return [positive, negative]
+
+    def away_from_changed(args):
+        x, sigma, options = args["input"], args["sigma"], args["model_options"]
+        (changed,) = calc_cond_batch(args["model"], [args["uncond"]], 0.9 * x, sigma, options)
+        return args["denoised"] + 0.1 * (args["denoised"] - changed)
+
+    model.set_model_sampler_calc_cond_batch_function(one_by_one)
+    model.set_model_sampler_post_cfg_function(away_from_changed)
+    inputs = inputs_with_prompts(model, scheduler="sgm_uniform", steps=6)
+    pack_nodes.sample(Techniques(cutoff_start=0.5), inputs=inputs)
+    assert rows == [1] * (3 * 3 + 3 * 2)
