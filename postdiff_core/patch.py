@@ -47,17 +47,19 @@ def add(model: Any, technique: Technique, observer: Observer | None = None) -> A
 
 
 def fill(model: Any, settings: Settings, observer: Observer | None = None) -> Any:
-    """A clone of MODEL with the techniques of `settings` (a preset) that it does not carry yet."""
+    """A clone of MODEL with the techniques of `settings` (a preset) that it does not carry yet.
+
+    It is noted if others hold than were asked for. Raises ValueError as `add` does.
+    """
     before = carried_by(model)
-    missing = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(Settings)
-        if getattr(before.settings, field.name) is None and getattr(settings, field.name) is not None
-    }
+    asked = {name: technique for name in TECHNIQUES if (technique := getattr(settings, name)) is not None}
+    missing = {name: technique for name, technique in asked.items() if getattr(before.settings, name) is None}
     for technique in missing.values():
         _check(model, technique)
     filled = dataclasses.replace(before.settings, **missing)
-    return _carrying(model, PostDiff(filled, before.observers, before.notes), observer)
+    others = [name for name, technique in asked.items() if getattr(filled, name) != technique]
+    notes = [f"Not the preset's but the model's own settings hold: {', '.join(others)}."] if others else []
+    return _carrying(model, PostDiff(filled, before.observers, (*before.notes, *notes)), observer)
 
 
 def with_batch_index(model: Any, batch_index: list[int] | None) -> Any:

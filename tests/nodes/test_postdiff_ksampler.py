@@ -83,7 +83,19 @@ def test_a_patch_upstream_takes_the_place_of_the_presets():
         low_res_scale=0.5, low_res_until=0.5, interval=4, depth=5, cross_attn_start=0.75, cutoff_start=0.75
     )
     assert torch.equal(latent["samples"], pack_nodes.sample(overridden, inputs=inputs))
-    assert [step["deep"] for step in pack_nodes.report(ran)["plan"]] == ["refresh", "reuse", "reuse", "reuse"] * 2
+    report = pack_nodes.report(ran)
+    assert [step["deep"] for step in report["plan"]] == ["refresh", "reuse", "reuse", "reuse"] * 2
+    assert report["notes"] == ["Not the preset's but the model's own settings hold: deep_cache."]
+
+
+def test_a_second_preset_on_the_model_that_ran_says_that_the_first_holds():
+    inputs = inputs_for(tiny_models.sd15())
+    _, ran = sample(inputs, "sd15")
+    _, again = sample(inputs | {"model": ran}, "sd15")
+    assert pack_nodes.report(again)["notes"] == []
+    _, other = sample(inputs | {"model": ran}, "lcm")
+    (note,) = pack_nodes.report(other)["notes"]
+    assert note == "Not the preset's but the model's own settings hold: cross_attn_cache, cfg_cutoff."
 
 
 def test_off_leaves_upstream_patches_alone():
