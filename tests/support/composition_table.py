@@ -24,7 +24,8 @@ the networks small and of random weights.
 
 - **exact**: the latent equals that of a run in which everything is computed and what the techniques reuse is then put
   in its place (within rounding: {tolerance:g} of the largest value, more in fp16 and bf16; fully where there is nothing
-  to leave out), the multiply-accumulates executed are those planned, and taking either partner away changes the latent.
+  to leave out), the multiply-accumulates executed are those planned (not counted where the network is compiled), and
+  taking either partner away changes the latent.
 - **runs**: the same without that reference; the note says why there is none.
 - **refused**: the technique says that it cannot act there, and why; the latent is the stock one. Where all techniques
   are together, the others act all the same.
