@@ -8,7 +8,6 @@ from comfy_extras.nodes_custom_sampler import DualCFGGuider
 from comfy_extras.nodes_perpneg import PerpNegGuider
 
 import pack_nodes
-import sampler_nodes
 import stock_mixed_resolution as by_hand
 import tiny_models
 from postdiff.nodes.cfg_cutoff import CFGCutoff
@@ -153,9 +152,9 @@ def test_a_nested_latent_runs_at_full_size_and_says_so():
     model = tiny_models.ltxav()
     model.model.diffusion_model.patch_size = 1  # or no smaller size is known for the video either
     patched = pack_nodes.with_mixed_resolution(model, Techniques(low_res_scale=0.5, low_res_until=0.5))
-    parts = sampler_nodes.ksampler(tiny_models.sampler_inputs(patched))
+    parts = tiny_models.stock_sample(patched).unbind()
     assert len(parts) == 2
-    assert all(map(torch.equal, parts, sampler_nodes.ksampler(tiny_models.sampler_inputs(model))))
+    assert all(map(torch.equal, parts, tiny_models.stock_sample(model).unbind()))
     assert "All steps run at full size: the latent is nested." in pack_nodes.report(patched)["notes"]
     assert pack_nodes.report(patched)["size"] == [8, 8]
 
