@@ -413,3 +413,18 @@ def test_progress_counts_every_step_of_both_stages_once(monkeypatch, sampler_nam
     monkeypatch.setattr(comfy_nodes.latent_preview, "prepare_callback", prepare_callback)
     pack_nodes.sample(HALF, inputs=inputs_for(tiny_models.sd15(), sampler_name=sampler_name))
     assert seen == [(step, 6, (8, 8) if step < 3 else (16, 16)) for step in range(6)]
+
+
+def test_the_host_is_told_the_size_of_each_stage(monkeypatch):
+    told = []
+    stock = comfy.samplers.CFGGuider.inner_sample
+
+    def inner_sample(self, noise, *args, latent_shapes=None, **kwargs):
+        told.append((tuple(noise.shape), latent_shapes))
+        return stock(self, noise, *args, latent_shapes=latent_shapes, **kwargs)
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "inner_sample", inner_sample)
+    techniques = Techniques(low_res_scale=0.5, low_res_until=0.5)
+    pack_nodes.sample(techniques, inputs=tiny_models.sampler_inputs(tiny_models.small_unet()))
+    assert [noise[-2:] for noise, _ in told] == [(8, 8), (16, 16)]
+    assert all([tuple(shape) for shape in shapes] == [noise] for noise, shapes in told)
