@@ -18,7 +18,11 @@ class PostDiffEmbeddedModel(io.ComfyNode):
             "Prompts are a style, noto or fluent, and a name: noto red apple. 256 x 256 pixels.",
             search_aliases=["postdiff", "checkpoint", "tiny", "test model"],
             inputs=[],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="The denoiser."),
+                io.Clip.Output(tooltip="The text encoder: it knows the styles and names, no other words."),
+                io.Vae.Output(tooltip="The autoencoder between latents and pictures."),
+            ],
         )
 
     @classmethod

@@ -53,6 +53,7 @@ class PostDiffKSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, preset: str, **ksampler: Any) -> io.NodeOutput:
         inputs = {name: ksampler[name] for name in ("sampler_name", "cfg", "steps")}
-        choice = presets.choose(preset, model, **inputs)
+        height, width = ksampler["latent_image"]["samples"].shape[-2:]
+        choice = presets.choose(preset, model, **inputs, size=(height, width))
         log.info("PostDiff preset %s.", choice.reason)
         return sample(patch.fill(model, choice.settings, observer_for(unique_id(cls))), ksampler)

@@ -9,52 +9,66 @@ from comfy.patcher_extension import WrappersMP
 
 from .run import Run
 
+Conds = list[Any]  # one list of conditionings for each prediction asked for, or None in its place
+Predictions = list[torch.Tensor]
+
 
 def install(run: Run) -> None:
-    """Add the cut-off to a run.
+    """Add the cut-off to a run."""
+    run.add_wrapper(WrappersMP.CALC_COND_BATCH, _Cutoff(run))
 
-    Both results of the guider's pair become the conditional one, so that every guidance function, also those of cfg++
-    samplers that read the negative one, gives the conditional prediction. SkipLayerGuidanceDiTSimple and
-    DualModelGuider evaluate the pair in two calls, the positive one first.
+
+class _Cutoff:
+    """Gives both predictions of the guider's pair the conditional one, and leaves the other branch out.
+
+    With that every guidance function gives the conditional prediction, also those of cfg++ samplers that read the
+    negative one. SkipLayerGuidanceDiTSimple and DualModelGuider evaluate the pair in two calls, the positive one first.
     """
-    alone: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # latent, timestep, the positive prediction
-    evaluated_shapes: set[torch.Size] = set()  # of latents for which both prompts have been evaluated
 
-    def wrapper(executor, model, conds, x, timestep, model_options):
-        nonlocal alone
-        if run.step.guided:
-            if len(conds) == 2 and all(conds):
-                evaluated_shapes.add(x.shape)
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.alone: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # latent, timestep, its prediction
+        self.evaluated_shapes: set[torch.Size] = set()  # of latents for which both prompts have been evaluated
+
+    def __call__(
+        self, executor: Any, model: Any, conds: Conds, x: torch.Tensor, timestep: torch.Tensor, model_options: dict
+    ) -> Predictions:
+        def evaluate(conds: Conds) -> Predictions:
             return executor(model, conds, x, timestep, model_options)
-        roles = run.roles_of(conds)
-        if sorted(filter(None, roles)) == ["negative", "positive"] and len(conds) == 2:
+
+        if self.run.step.guided:
+            if len(conds) == 2 and all(conds):
+                self.evaluated_shapes.add(x.shape)
+            return evaluate(conds)
+        roles = self.run.roles_of(conds)
+        asked = [role for cond, role in zip(conds, roles, strict=True) if cond is not None]
+        if len(conds) == 2 and set(asked) == {"positive", "negative"}:
+            self.run.guided_rows = 2  # what a stock step would have run
             positive = roles.index("positive")
-            run.guided_rows = 2  # what a stock step would have run
-            kept = [cond if i == positive else None for i, cond in enumerate(conds)]
-            if _replaces_self_attention(model_options) and x.shape not in evaluated_shapes:
-                run.note(
-                    "A node that replaces self-attention (such as SelfAttentionGuidance) may read the negative "
-                    "prompt's: that was evaluated once at each size, though guidance was dropped."
-                )
-                evaluated_shapes.add(x.shape)
-                kept = conds
-            out = executor(model, kept, x, timestep, model_options)
-            return [out[positive], out[positive]]
-        evaluated = [role for cond, role in zip(conds, roles, strict=True) if cond is not None]
-        if evaluated == ["positive"]:
-            out = executor(model, conds, x, timestep, model_options)
-            alone = x, timestep, out[roles.index("positive")]
-            return out
-        if evaluated == ["negative"] and alone is not None and alone[0] is x and alone[1] is timestep:
-            return [alone[2]] * len(conds)
-        if len(evaluated) > 1:
-            run.note(
-                f"Guidance was not dropped: {type(run.guider).__name__} evaluates {len(evaluated)} conditionings, "
+            if _replaces_self_attention(model_options) and x.shape not in self.evaluated_shapes:
+                self._note_both_evaluated_once(x.shape)
+            else:
+                conds = [cond if i == positive else None for i, cond in enumerate(conds)]
+            return [evaluate(conds)[positive]] * 2
+        if asked == ["positive"]:
+            predictions = evaluate(conds)
+            self.alone = x, timestep, predictions[roles.index("positive")]
+            return predictions
+        if asked == ["negative"] and self.alone is not None and self.alone[0] is x and self.alone[1] is timestep:
+            return [self.alone[2]] * len(conds)
+        if len(asked) > 1:
+            self.run.note(
+                f"Guidance was not dropped: {type(self.run.guider).__name__} evaluates {len(asked)} conditionings, "
                 "not one positive and one negative."
             )
-        return executor(model, conds, x, timestep, model_options)
+        return evaluate(conds)
 
-    run.add_wrapper(WrappersMP.CALC_COND_BATCH, wrapper)
+    def _note_both_evaluated_once(self, shape: torch.Size) -> None:
+        self.evaluated_shapes.add(shape)
+        self.run.note(
+            "A node that replaces self-attention (such as SelfAttentionGuidance) may read the negative prompt's: that "
+            "was evaluated once at each size, though guidance was dropped."
+        )
 
 
 def _replaces_self_attention(model_options: dict[str, Any]) -> bool:

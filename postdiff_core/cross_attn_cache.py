@@ -32,15 +32,15 @@ class Site(NamedTuple):
     output: torch.nn.Module
 
 
-def check(model: Any) -> None:
-    """Raise ValueError, naming the remedy, if this MODEL has no cross-attention layers that can be cached."""
+def refusal(model: Any) -> str | None:
+    """Why the cross-attention cache cannot act on this MODEL; None if it can."""
     diffusion_model = diffusion_model_of(model)
-    if not find_sites(diffusion_model):
-        raise ValueError(
-            f"The cross-attention cache cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} "
-            "has no cross-attention layers like those of Stable Diffusion U-Nets or PixArt. "
-            "Use CFGCutoff or MixedResolutionPatch instead."
-        )
+    if find_sites(diffusion_model):
+        return None
+    return (
+        f"The cross-attention cache cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} "
+        "has no cross-attention layers like those of Stable Diffusion U-Nets or PixArt."
+    )
 
 
 def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:

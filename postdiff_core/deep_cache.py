@@ -22,20 +22,24 @@ from .schedule import DeepCache
 PLACE = "deep feature"
 
 
-def check(model: Any, settings: DeepCache) -> None:
-    """Raise ValueError, naming the remedy, if the deep cache cannot act on this MODEL."""
+def refusal(model: Any) -> str | None:
+    """Why the deep cache cannot act on this MODEL; None if it can."""
     diffusion_model = diffusion_model_of(model)
-    name = type(model.model).__name__
-    if not isinstance(diffusion_model, UNetModel) or getattr(diffusion_model, "use_temporal_resblocks", False):
-        raise ValueError(
-            f"Deep cache cannot act on {name}: its {type(diffusion_model).__name__} is no image U-Net with skip "
-            "connections. Use CrossAttnCachePatch, CFGCutoff or MixedResolutionPatch instead."
-        )
-    deepest = len(diffusion_model.output_blocks) - 1
+    if isinstance(diffusion_model, UNetModel) and not getattr(diffusion_model, "use_temporal_resblocks", False):
+        return None
+    return (
+        f"Deep cache cannot act on {type(model.model).__name__}: its {type(diffusion_model).__name__} is no image "
+        "U-Net with skip connections."
+    )
+
+
+def check_depth(model: Any, settings: DeepCache) -> None:
+    """Raise ValueError, naming the remedy, if nothing of this MODEL lies below that depth."""
+    deepest = len(diffusion_model_of(model).output_blocks) - 1
     if settings.depth > deepest:
         raise ValueError(
-            f"Deep cache depth {settings.depth} leaves nothing to skip: {name} has {deepest + 1} input blocks. "
-            f"Use a depth of at most {deepest}."
+            f"Deep cache depth {settings.depth} leaves nothing to skip: {type(model.model).__name__} has {deepest + 1} "
+            f"input blocks. Use a depth of at most {deepest}."
         )
 
 

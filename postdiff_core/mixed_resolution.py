@@ -61,14 +61,15 @@ class Sampling:
         return stage
 
 
-def check(model: Any) -> None:
-    """Raise ValueError, naming the remedy, if no smaller latent can be chosen for this MODEL."""
+def refusal(model: Any) -> str | None:
+    """Why mixed resolution cannot act on this MODEL; None if it can."""
     diffusion_model = diffusion_model_of(model)
-    if latent_geometry(diffusion_model) is None:
-        raise ValueError(
-            f"Mixed resolution cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} does not "
-            "say which latent sizes it takes. Use CFGCutoff instead."
-        )
+    if latent_geometry(diffusion_model) is not None:
+        return None
+    return (
+        f"Mixed resolution cannot act on {type(model.model).__name__}: {type(diffusion_model).__name__} does not say "
+        "which latent sizes it takes."
+    )
 
 
 def reason_against(sampling: Sampling) -> str | None:

@@ -16,6 +16,7 @@ from .mixed_resolution import Sampling
 from .run import KEY, Observer, Run
 from .schedule import (
     TECHNIQUES,
+    CFGCutoff,
     CrossAttnCache,
     DeepCache,
     MixedResolution,
@@ -29,6 +30,18 @@ from .schedule import (
 
 BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
 FIELDS: dict[type, str] = {technique: name for name, technique in TECHNIQUES.items()}
+REFUSALS: dict[type, Callable[[Any], str | None]] = {
+    MixedResolution: mixed_resolution.refusal,
+    DeepCache: deep_cache.refusal,
+    CrossAttnCache: cross_attn_cache.refusal,
+    CFGCutoff: lambda model: None,
+}
+PATCH_NODES: dict[type, str] = {
+    MixedResolution: "MixedResolutionPatch",
+    DeepCache: "DeepCachePatch",
+    CrossAttnCache: "CrossAttnCachePatch",
+    CFGCutoff: "CFGCutoff",
+}
 
 
 def add(model: Any, technique: Technique, observer: Observer | None = None) -> Any:
@@ -170,12 +183,12 @@ class PostDiff:
 
 
 def _check(model: Any, technique: Technique) -> None:
-    if isinstance(technique, MixedResolution):
-        mixed_resolution.check(model)
+    reason = REFUSALS[type(technique)](model)
+    if reason is not None:
+        others = [PATCH_NODES[kind] for kind, refusal in REFUSALS.items() if refusal(model) is None]
+        raise ValueError(f"{reason} Use instead: {', '.join(others)}.")
     if isinstance(technique, DeepCache):
-        deep_cache.check(model, technique)
-    if isinstance(technique, CrossAttnCache):
-        cross_attn_cache.check(model)
+        deep_cache.check_depth(model, technique)
 
 
 def _carrying(model: Any, postdiff: PostDiff, observer: Observer | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from comfy.ldm.pixart.pixartms import PixArtMS
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscreteDistilled
 
 from . import saved_presets
-from .architecture import whole_module
+from .architecture import Size, whole_module
 from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 Family = Literal["sd15", "sdxl", "pixart_alpha", "embedded", "unknown"]
@@ -23,6 +24,10 @@ PRESETS: dict[str, Settings] = {
     "pixart_alpha": Settings(MixedResolution(0.75, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
     "embedded": Settings(MixedResolution(0.5, 0.5), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)),
 }
+# The latent side that a family was trained at. The paper never begins below three quarters of it: with SD1.5 and LCM at
+# 384 of 512 px, with SDXL at 768 of 1024.
+TRAINED_SIDES: dict[Family, int] = {"sd15": 64, "sdxl": 128}
+LEAST_SHARE_OF_TRAINED_SIDE = 0.75
 # Not in the paper: what is safe on a model that nobody has calibrated.
 UNKNOWN = Settings(MixedResolution(0.75, 0.2), None, None, CFGCutoff(0.75))
 CHOICES = ("auto", *PRESETS, "off")
@@ -40,8 +45,8 @@ class Choice:
     reason: str
 
 
-def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int) -> Choice:
-    """The settings of a named preset; `auto` looks at the MODEL's family and at whether it is distilled.
+def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int, size: Size) -> Choice:
+    """The settings of a named preset; `auto` looks at the MODEL's family, whether it is distilled, and the latent size.
 
     Raises ValueError, naming the remedy, for a preset that is neither built in nor saved.
     """
@@ -51,13 +56,26 @@ def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int
         return Choice(PRESETS[preset], f"{preset}, as chosen")
     if preset != "auto":
         return Choice(saved_presets.load(preset), f"{preset}, as saved")
-    family, distilled = family_of(model), is_distilled(model, sampler_name, cfg, steps)
-    name = type(model.model).__name__
-    if family in ("sd15", "sdxl") and distilled:
-        return Choice(distilled_settings(PRESETS[family]), f"auto: {name} is of the {family} family and distilled")
+    family, name = family_of(model), type(model.model).__name__
     if family == "unknown":
         return Choice(UNKNOWN, f"auto: {name} is of no known family, so beta 0.75, s 0.2 and cut-off 0.75 only")
-    return Choice(PRESETS[family], f"auto: {name} is of the {family} family")
+    settings, reason = PRESETS[family], f"auto: {name} is of the {family} family"
+    if family in TRAINED_SIDES and is_distilled(model, sampler_name, cfg, steps):
+        settings, reason = distilled_settings(settings), f"{reason} and distilled"
+    beta = smallest_beta(family, size)
+    if settings.mixed_resolution is None or settings.mixed_resolution.low_res_scale >= beta:
+        return Choice(settings, reason)
+    mixed = replace(settings.mixed_resolution, low_res_scale=beta)
+    return Choice(
+        replace(settings, mixed_resolution=mixed),
+        f"{reason}; beta {beta}, so that it begins no smaller than three quarters of the side it was trained at",
+    )
+
+
+def smallest_beta(family: Family, size: Size) -> float:
+    """The least `low_res_scale`, in hundredths, at which a latent of this size begins large enough for its family."""
+    least_side = LEAST_SHARE_OF_TRAINED_SIDE * TRAINED_SIDES.get(family, 0)
+    return min(1.0, math.ceil(100 * least_side / math.sqrt(math.prod(size))) / 100)
 
 
 def choices() -> list[str]:
@@ -69,7 +87,7 @@ def family_of(model: Any) -> Family:
     """The family of a loaded MODEL, from its class."""
     base = model.model
     diffusion_model = whole_module(base.diffusion_model)
-    if getattr(base.model_config, "postdiff_preset", None) == "embedded":
+    if getattr(type(base.model_config), "postdiff_preset", None) == "embedded":  # of an instance the host would warn
         return "embedded"
     if isinstance(diffusion_model, PixArtMS):
         return "pixart_alpha"

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from workflow import ALWAYS, ObjectInfo, companions, is_widget, options_of, specs_of
+from api_form import ALWAYS, ObjectInfo, companions, is_widget, options_of, specs_of
 
 SLOT, WIDGET, MULTILINE, PICTURE = 22, 28, 100, 250  # heights on the canvas, with room for Nodes 2.0
 NOTE_LINE, NOTE_CHARACTER = 15, 5.2

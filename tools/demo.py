@@ -18,7 +18,7 @@ import psutil
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-import workflow
+import api_form
 from host import Event, PromptError, Run, Server, serving
 from pack import ROOT
 
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, end_with_children)
     prompts = list(dict.fromkeys(options.prompt or PROMPTS))  # the server would not run the same one twice
     with serving("--preview-method", "none") as server:
-        graph = SideBySide(workflow.load(WORKFLOW, server.get("/object_info")))
+        graph = SideBySide(api_form.load(WORKFLOW, server.get("/object_info")))
         progress = Progress(list(graph.samplers.values()), options.steps, runs=1 + len(prompts))
         measure(server, graph, prompts[0], options.seed + 1, options.steps, progress)  # loads the model; not counted
         rows = []

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import workflow
+import api_form
 from host import Server, served, serving
 from pack import ROOT, comfyui_path
 
@@ -89,7 +89,7 @@ class Release:
     def serve_unpacked(self) -> None:
         with serving("--cpu", source=self.unpacked) as server:
             self.expect_nodes(server)
-            run = server.run(workflow.load(self.unpacked / "workflows" / WORKFLOW, server.get("/object_info")))
+            run = server.run(api_form.load(self.unpacked / "workflows" / WORKFLOW, server.get("/object_info")))
             if not run.images():
                 raise Failed(f"{WORKFLOW} saved no picture.")
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from api_form import ObjectInfo
 from canvas_graph import Column, Graph, Node, Output
 from host import serving
 from pack import ROOT
-from workflow import ObjectInfo
 
 FOLDER = ROOT / "workflows"
 BLUE, GREEN, PURPLE = "#3f789e", "#88AA88", "#a1309b"
@@ -253,8 +253,7 @@ def sd15_side_by_side(graph: Graph) -> None:
 
 **What to expect**: 3.3 times less work a picture. The authors measured 2.57x on an A5000. It is another picture than
 the stock one, as with another seed, because its layout is decided at low resolution. The first run also loads the
-model: compare the second. At 512 pixels the early steps would run at 256: put **Mixed Resolution (patch)** with
-low_res_scale 0.75 before the sampler.
+model: compare the second. At 512 pixels choose `auto`: it begins at 384 pixels, where `sd15` would begin at 256.
 """
     )
     scene = checkpoint_scene(left, graph.column(MIDDLE, TEXT_WIDTH), SD15, 768)

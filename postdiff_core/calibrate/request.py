@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import folder_paths
 
 from .. import patch, presets
+from ..architecture import Size
 from ..schedule import MixedResolution, Settings
 from .calibration import Calibration, Result, candidates_for
 from .frontier_picture import MOST_EXAMPLES, Example
@@ -59,7 +60,7 @@ class Request:
             raise ValueError(f"steps is {self.steps!r}: a run takes at least 1 step.")
         return found
 
-    def lists(self, model: Any, *, ranks_resolutions: bool) -> Lists:
+    def lists(self, model: Any, size: Size, *, ranks_resolutions: bool) -> Lists:
         """The values to combine. Where changes of resolution cannot be ranked, the family's own is taken."""
         steps = self.step_counts
         if self.search == OWN_LISTS:
@@ -72,13 +73,15 @@ class Request:
             )
         values: dict[str, Any] = dict(SEARCHES[self.search])
         if not ranks_resolutions:
-            mixed = self._preset(model, max(steps)).settings.mixed_resolution or MixedResolution()
+            mixed = self._preset(model, max(steps), size).settings.mixed_resolution or MixedResolution()
             values |= {"low_res_scale": (mixed.low_res_scale,), "low_res_until": (mixed.low_res_until,)}
         return Lists(steps, **values)
 
-    def _preset(self, model: Any, steps: int) -> presets.Choice:
+    def _preset(self, model: Any, steps: int, size: Size) -> presets.Choice:
         sampling = self.sampling
-        return presets.choose("auto", model, sampler_name=sampling.sampler_name, cfg=sampling.cfg, steps=steps)
+        return presets.choose(
+            "auto", model, sampler_name=sampling.sampler_name, cfg=sampling.cfg, steps=steps, size=size
+        )
 
 
 def folder() -> Path:
@@ -111,7 +114,7 @@ def prepare(
         runs.tokens([request.sampling.negative, *(picture.prompt for picture in pictures)]),
         stock_steps,
     )
-    lists = request.lists(model, ranks_resolutions=score.ranks_resolutions)
+    lists = request.lists(model, runs.size, ranks_resolutions=score.ranks_resolutions)
     candidates = candidates_for(runs, score, pricing, lists, request.least_speedup)
     if not request.resume:
         runs.store.clear()

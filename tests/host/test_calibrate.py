@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+import api_form
 import host
-import workflow
 from pack import ROOT
 
 GRAPH = ROOT / "workflows" / "calibrate_embedded_model.json"
@@ -25,7 +25,7 @@ def offered_presets(server):
 
 @pytest.fixture(scope="module")
 def api(server):
-    api = workflow.load(GRAPH, server.get("/object_info"))
+    api = api_form.load(GRAPH, server.get("/object_info"))
     api[node_of(api, "PostDiffCalibrate")]["inputs"] |= SMALL
     api["results"] = {
         "class_type": "PreviewAny",

@@ -10,9 +10,9 @@ import psutil
 import pytest
 from PIL import Image, ImageChops
 
+import api_form
 import demo
 import pack
-import workflow
 
 PROMPT, STEPS, SEED = "noto red apple", 6, 7
 SIDE = 256
@@ -35,7 +35,7 @@ def demonstrated(tmp_path_factory) -> tuple[str, Image.Image]:
 
 @pytest.fixture(scope="module")
 def graph(server) -> demo.SideBySide:
-    return demo.SideBySide(workflow.load(demo.WORKFLOW, server.get("/object_info")))
+    return demo.SideBySide(api_form.load(demo.WORKFLOW, server.get("/object_info")))
 
 
 def tiles(sheet: Image.Image) -> list[Image.Image]:

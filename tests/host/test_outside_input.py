@@ -17,13 +17,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import api_form
 import host
 import pack
 import pack_nodes
 import postdiff
 import source_rules
 import tiny_models
-import workflow
 from postdiff.embedded_model import loader
 from postdiff.embedded_model.loader import EmbeddedModelError, load_embedded_model
 from postdiff.nodes.embedded_model import PostDiffEmbeddedModel
@@ -68,7 +68,7 @@ REFUSED_WHEN_IT_RUNS = {("preset", "null")}  # when a prompt is checked, a link 
 class Refused:
     """A prompt of nodes that are each wrong in one input."""
 
-    def __init__(self, object_info: workflow.ObjectInfo) -> None:
+    def __init__(self, object_info: api_form.ObjectInfo) -> None:
         self.prompt: dict[str, Any] = dict(SOURCES)
         self.wrong: dict[str, str] = {}
         for kind, info in object_info.items():
@@ -92,7 +92,7 @@ class Refused:
 
 
 def value_of(spec: list[Any]) -> Any:
-    if not workflow.is_widget(spec):
+    if not api_form.is_widget(spec):
         return LINKS[spec[0]]
     options = spec[1]
     return options["default"] if "default" in options else options["options"][0]

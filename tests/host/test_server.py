@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import ImageStat
 
+import api_form
 import host
 import pack
-import workflow
 
 NODES = {
     "MixedResolutionKSampler",
@@ -122,7 +122,7 @@ def test_a_patch_on_a_model_it_cannot_act_on_fails_in_the_canvas_with_the_node_n
 
 
 def test_the_first_workflow_draws_its_pictures(server, object_info):
-    prompt = workflow.load(pack.ROOT / "workflows" / "embedded_model_side_by_side.json", object_info)
+    prompt = api_form.load(pack.ROOT / "workflows" / "embedded_model_side_by_side.json", object_info)
     for node in prompt.values():
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 4

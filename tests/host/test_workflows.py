@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
+import api_form
 import host
 import stand_ins
-import workflow
 import workflows
 from pack import ROOT
 from postdiff.postdiff_core.presets import PRESETS
@@ -69,9 +69,9 @@ def disc() -> Image.Image:
     return picture
 
 
-def prompt_of(name: str, object_info: workflow.ObjectInfo) -> Prompt:
+def prompt_of(name: str, object_info: api_form.ObjectInfo) -> Prompt:
     """A shipped workflow in API form, its runs shortened and its pictures made small."""
-    api = workflow.load(PATHS[name], object_info)
+    api = api_form.load(PATHS[name], object_info)
     for node in api.values():
         inputs = node["inputs"]
         if "steps" in inputs:
@@ -146,7 +146,7 @@ def test_stock_and_postdiff_draw_two_pictures(server, finished):
 
 def test_both_runs_of_a_workflow_have_the_same_seed_prompt_and_settings(object_info):
     for path in PATHS.values():
-        api = workflow.load(path, object_info)
+        api = api_form.load(path, object_info)
         kinds = ("SamplerCustomAdvanced",) * 2 if "custom" in path.stem else ("KSampler", "PostDiffKSampler")
         saved = [api[titled(api, title)] for title in ("Stock", "With PostDiff")]
         stock, postdiff = (nearest(api, save, kind) for save, kind in zip(saved, kinds, strict=True))
@@ -196,7 +196,7 @@ def test_the_files_are_what_their_tool_writes(object_info):
 def test_every_model_file_a_workflow_names_has_a_stand_in(object_info):
     named = set()
     for path in PATHS.values():
-        for node in workflow.load(path, object_info).values():
+        for node in api_form.load(path, object_info).values():
             named |= {value for value in node["inputs"].values() if str(value).endswith(".safetensors")}
     assert named == set(workflows.MODELS)
     assert {f"{folder}/{name}" for name, (folder, _) in workflows.MODELS.items()} == set(stand_ins.FILES)

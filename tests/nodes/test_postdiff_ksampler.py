@@ -19,8 +19,8 @@ UNKNOWN = Techniques(low_res_scale=0.75, low_res_until=0.2, cutoff_start=0.75)
 LCM_SAMPLING = {"sampler_name": "lcm", "cfg": 1.0}
 
 
-def inputs_for(model, **given):
-    side = 68 if tiny_models.is_transformer(model) else 32
+def inputs_for(model, side=32, **given):
+    side = 68 if tiny_models.is_transformer(model) else side
     picture = tiny_models.latent(model, side, side)
     return tiny_models.sampler_inputs(model, **({"steps": 8, "scheduler": "simple", "latent_image": picture} | given))
 
@@ -45,7 +45,7 @@ def stages(report):
     ids=["sd15", "lcm", "distilled by its guidance", "pixart", "unknown"],
 )
 def test_auto_recognises_the_model_and_runs_the_papers_settings(build, sampling, techniques):
-    inputs = inputs_for(build(), **sampling)
+    inputs = inputs_for(build(), side=96, **sampling)
     latent, _ = sample(inputs, "auto")
     assert torch.equal(latent["samples"], pack_nodes.sample(techniques, inputs=inputs))
     assert not torch.equal(latent["samples"], tiny_models.stock_sample(**inputs))
@@ -53,12 +53,29 @@ def test_auto_recognises_the_model_and_runs_the_papers_settings(build, sampling,
 
 def test_auto_runs_sdxl_at_three_quarters_for_a_fifth_of_the_steps():
     model = tiny_models.sdxl()
-    _, ran = sample(inputs_for(model, steps=10), "auto")
+    _, ran = sample(inputs_for(model, side=128, steps=10), "auto")
     report = pack_nodes.report(ran)
-    assert (report["low_size"], stages(report)) == ([24, 24], 2)
+    assert (report["low_size"], stages(report)) == ([96, 96], 2)
     assert [step["deep"] for step in report["plan"]] == ["refresh", "reuse"] * 5
     assert [step["cfg"] for step in report["plan"]] == ["on"] * 8 + ["off"] * 2
     assert [step["xattn"] for step in report["plan"]] == ["compute"] * 8 + ["reuse"] * 2
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "low_size"),
+    [
+        (tiny_models.sd15, (96, 96), [48, 48]),
+        (tiny_models.sd15, (64, 64), [48, 48]),
+        (tiny_models.sd15, (64, 96), [40, 56]),
+        (tiny_models.sd15, (48, 48), None),
+        (tiny_models.sd15, (32, 32), None),
+        (tiny_models.sdxl, (104, 104), [96, 96]),
+    ],
+)
+def test_auto_begins_no_smaller_than_three_quarters_of_the_side_the_family_was_trained_at(build, size, low_size):
+    model = build()
+    _, ran = sample(inputs_for(model, steps=5, latent_image=tiny_models.latent(model, *size)), "auto")
+    assert pack_nodes.report(ran)["low_size"] == low_size
 
 
 @pytest.mark.parametrize(
@@ -109,6 +126,11 @@ def test_it_says_what_it_chose(caplog):
     caplog.set_level("INFO", logger="postdiff")
     sample(inputs_for(tiny_models.lcm(), **LCM_SAMPLING), "auto")
     assert any("sd15" in said and "distilled" in said for said in map(logging.LogRecord.getMessage, caplog.records))
+
+
+def test_recognising_a_model_makes_the_host_warn_of_nothing(caplog):
+    sample(inputs_for(tiny_models.small_unet(), steps=2), "auto")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_batch_index_chooses_the_noise():

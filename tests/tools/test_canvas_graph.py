@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-import workflow
+import api_form
 from canvas_graph import Graph
 
 OBJECT_INFO = {
@@ -42,7 +42,7 @@ def test_what_is_written_node_by_node_is_what_the_server_would_run(graph):
     column.note("Read this.")
     graph.group("Both", "#fff", loader, sampler)
     links = {"model": ["1", 0], "clip": ["1", 1]}
-    assert workflow.to_api(graph.document(), OBJECT_INFO) == {
+    assert api_form.to_api(graph.document(), OBJECT_INFO) == {
         "1": {"class_type": "Loader", "inputs": {"name": "b.safetensors"}, "_meta": {"title": "Loader"}},
         "2": {
             "class_type": "Sampler",

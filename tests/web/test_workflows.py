@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from browser import Canvas
 
-import workflow
+import api_form
 from host import Server
 from pack import ROOT
 
@@ -18,13 +18,13 @@ GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
 
 
 @pytest.fixture(scope="module")
-def object_info(server: Server) -> workflow.ObjectInfo:
+def object_info(server: Server) -> api_form.ObjectInfo:
     return server.get("/object_info")
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)
 def test_a_shipped_graph_loads_with_nothing_missing_and_is_queued_as_the_tests_run_it(
-    canvas: Canvas, object_info: workflow.ObjectInfo, graph: Path
+    canvas: Canvas, object_info: api_form.ObjectInfo, graph: Path
 ) -> None:
     canvas.load_workflow(json.loads(graph.read_text(encoding="utf-8")), graph.stem)
     assert canvas.call("unknownNodes") == []
@@ -33,7 +33,7 @@ def test_a_shipped_graph_loads_with_nothing_missing_and_is_queued_as_the_tests_r
         assert "estimate" in canvas.text(node, "status")
     assert canvas.page.get_by_test_id("error-overlay").count() == 0  # ComfyUI's own: a model or picture is missing
     queued = {node: described["inputs"] for node, described in canvas.prompt().items()}
-    assert queued == {node: each["inputs"] for node, each in workflow.load(graph, object_info).items()}
+    assert queued == {node: each["inputs"] for node, each in api_form.load(graph, object_info).items()}
 
 
 def test_every_shipped_graph_is_offered_as_a_template_with_a_thumbnail(canvas: Canvas, server: Server) -> None:

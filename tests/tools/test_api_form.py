@@ -1,6 +1,6 @@
 import pytest
 
-import workflow
+import api_form
 
 OBJECT_INFO = {
     "Source": {"input": {"required": {}}},
@@ -35,25 +35,25 @@ LINK = [1, 1, 0, 2, 0, "MODEL"]
 
 
 def test_links_and_values_get_their_names_and_the_canvas_own_values_are_left_out():
-    api = workflow.to_api(canvas(SOURCE, sampler(title="S"), links=[LINK]), OBJECT_INFO)
+    api = api_form.to_api(canvas(SOURCE, sampler(title="S"), links=[LINK]), OBJECT_INFO)
     expected = {"model": ["1", 0], "seed": 5, "sampler_name": "lcm", "cfg": 1.5, "preset": "off"}
     assert api["2"] == {"class_type": "Sampler", "inputs": expected, "_meta": {"title": "S"}}
 
 
 def test_a_link_into_a_widget_overrides_its_value_and_keeps_the_others_in_place():
     inputs = [{"name": "cfg", "type": "FLOAT", "widget": {"name": "cfg"}, "link": 1}]
-    api = workflow.to_api(canvas(SOURCE, sampler(inputs=inputs), links=[LINK]), OBJECT_INFO)
+    api = api_form.to_api(canvas(SOURCE, sampler(inputs=inputs), links=[LINK]), OBJECT_INFO)
     assert api["2"]["inputs"] == {"seed": 5, "sampler_name": "lcm", "cfg": ["1", 0], "preset": "off"}
 
 
 def test_an_upload_button_takes_a_place_among_the_values():
     node = {"id": 3, "type": "LoadImage", "mode": 0, "widgets_values": ["a.png", "image", 2.0]}
-    assert workflow.to_api(canvas(node), OBJECT_INFO)["3"]["inputs"] == {"image": "a.png", "scale": 2.0}
+    assert api_form.to_api(canvas(node), OBJECT_INFO)["3"]["inputs"] == {"image": "a.png", "scale": 2.0}
 
 
 def test_notes_are_left_out():
     note = {"id": 9, "type": "MarkdownNote", "mode": 0, "widgets_values": ["read me"]}
-    assert list(workflow.to_api(canvas(SOURCE, note), OBJECT_INFO)) == ["1"]
+    assert list(api_form.to_api(canvas(SOURCE, note), OBJECT_INFO)) == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_notes_are_left_out():
 )
 def test_what_cannot_be_run_as_it_is_is_named(node, message):
     with pytest.raises(ValueError, match=message):
-        workflow.to_api(canvas(SOURCE, node, links=[LINK]), OBJECT_INFO)
+        api_form.to_api(canvas(SOURCE, node, links=[LINK]), OBJECT_INFO)
