@@ -15,7 +15,8 @@ class PostDiffEmbeddedModel(io.ComfyNode):
             display_name="Embedded Model (emoji)",
             category="PostDiff/loaders",
             description="A small text-to-image model that ships with the pack: try things without a download. "
-            "Prompts are a style, noto or fluent, and a name: noto red apple. 256 x 256 pixels.",
+            "Prompts are a style, noto or fluent, and a name, on a colour or with another name if you like: noto red "
+            "apple, noto red apple on a blue background, fluent crab and rocket. 256 x 256 pixels.",
             search_aliases=["postdiff", "checkpoint", "tiny", "test model"],
             inputs=[],
             outputs=[

@@ -22,7 +22,10 @@ PRESETS: dict[str, Settings] = {
     "lcm": Settings(MixedResolution(0.5, 0.5), None, CrossAttnCache(0.5), CFGCutoff(0.5)),
     "sdxl": Settings(MixedResolution(0.75, 0.2), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)),
     "pixart_alpha": Settings(MixedResolution(0.75, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
-    "embedded": Settings(MixedResolution(0.5, 0.5), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)),
+    # As sd15, but for the switch: measured with `python dev.py bench quality --only switch preset`.
+    "embedded": Settings(
+        MixedResolution(0.5, 0.5, switch="matched"), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)
+    ),
 }
 # The latent side that a family was trained at. The paper never begins below three quarters of it: with SD1.5 and LCM at
 # 384 of 512 px, with SDXL at 768 of 1024.
@@ -68,14 +71,14 @@ def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int
     mixed = replace(settings.mixed_resolution, low_res_scale=beta)
     return Choice(
         replace(settings, mixed_resolution=mixed),
-        f"{reason}; beta {beta}, so that it begins no smaller than three quarters of the side it was trained at",
+        f"{reason}; beta {beta}, so that it begins at three quarters of the side it was trained at",
     )
 
 
 def smallest_beta(family: Family, size: Size) -> float:
-    """The least `low_res_scale`, in hundredths, at which a latent of this size begins large enough for its family."""
+    """The least `low_res_scale`, to a twentieth, at which a latent of this size begins large enough for its family."""
     least_side = LEAST_SHARE_OF_TRAINED_SIDE * TRAINED_SIDES.get(family, 0)
-    return min(1.0, math.ceil(100 * least_side / math.sqrt(math.prod(size))) / 100)
+    return min(1.0, round(20 * least_side / math.sqrt(math.prod(size))) / 20)
 
 
 def choices() -> list[str]:

@@ -26,8 +26,8 @@ WORKFLOW = ROOT / "workflows" / "embedded_model_side_by_side.json"
 PROMPTS = (
     "noto red apple",
     "fluent crab",
-    "noto rocket",
-    "fluent sunflower",
+    "noto lemon on a blue background",
+    "fluent dog and ufo",
     "noto hamburger",
     "noto smiling face with sunglasses",
 )

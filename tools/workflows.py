@@ -97,8 +97,8 @@ def embedded_model_side_by_side(graph: Graph) -> None:
 Above, ComfyUI's own KSampler; below, **KSampler (PostDiff)**: the same inputs, cheaper steps. Its timeline shows what
 each step will do and, after a run, what it saved.
 
-The model ships with the pack and draws emoji at 256 x 256: a style, *noto* or *fluent*, and a name, such as *noto red
-apple*, *fluent crab*, *noto rocket*.
+The model ships with the pack and draws emoji at 256 x 256: a style, *noto* or *fluent*, and a name. Try *noto red
+apple*, *noto lemon on a blue background*, *fluent crab and sunflower*; its help lists the names.
 
 In a graph of your own: replace KSampler by **KSampler (PostDiff)**.
 """
@@ -123,12 +123,12 @@ The model ships with the pack; nothing to download.
 """
     )
     middle = graph.column(MIDDLE, TEXT_WIDTH)
-    scene = embedded_scene(left, middle, "noto smiling face with sunglasses")
+    scene = embedded_scene(left, middle, "noto sunflower")
     sampling = {"seed": 1, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
     middle.skip_group_title()
     drawn = middle.add("KSampler", "Draw the picture", **scene.inputs(), **sampling)
     repaint = graph.column(SAMPLERS, TEXT_WIDTH)
-    prompt = repaint.add("CLIPTextEncode", "Prompt for the masked part", clip=scene.clip, text="noto crying face")
+    prompt = repaint.add("CLIPTextEncode", "Prompt for the masked part", clip=scene.clip, text="noto potted plant")
     size = {"width": 256, "height": 256}
     nothing = repaint.add("SolidMask", "Keep everything", value=0.0, **size)
     half = repaint.add("SolidMask", "Repaint this much", value=1.0, width=256, height=128)
@@ -147,7 +147,7 @@ The model ships with the pack; nothing to download.
     shown = middle.add("PreviewImage", "Before", images=before["IMAGE"])
     graph.group("The picture to change", PURPLE, drawn, before, shown)
     scene.positive, scene.latent = prompt["CONDITIONING"], masked["LATENT"]
-    side_by_side(graph, scene, {**sampling, "seed": 2}, preset="auto", shift=TEXT_WIDTH + 70)
+    side_by_side(graph, scene, {**sampling, "seed": 3}, preset="auto", shift=TEXT_WIDTH + 70)
 
 
 def embedded_model_sampler_custom_advanced(graph: Graph) -> None:
@@ -168,7 +168,7 @@ With a model of your own: put its loader in place of **Embedded Model**. Deep Ca
 """
     )
     middle = graph.column(MIDDLE, TEXT_WIDTH)
-    scene = embedded_scene(left, middle, "noto rocket")
+    scene = embedded_scene(left, middle, "fluent crab and sunflower")
     middle.skip_group_title()
     noise = middle.add("RandomNoise", noise_seed=1)
     sampler = middle.add("KSamplerSelect", sampler_name="euler")
@@ -215,7 +215,7 @@ Help (the question mark on the node) says more.
     )
     loader = left.add("PostDiffEmbeddedModel")
     model = {"model": loader["MODEL"], "clip": loader["CLIP"], "vae": loader["VAE"]}
-    names = ("noto red apple", "fluent crab", "noto rocket", "fluent sunflower")
+    names = ("noto red apple", "fluent crab", "noto lemon on a blue background", "fluent dog and ufo")
     sampling = {"cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
     calibrate = graph.column(MIDDLE, CALIBRATE_WIDTH).add(
         "PostDiffCalibrate",

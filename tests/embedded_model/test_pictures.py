@@ -4,18 +4,23 @@ import pytest
 import torch
 
 from postdiff.embedded_model.loader import RECOMMENDED, WEIGHTS
+from postdiff.embedded_model.training.captions import Prompt
 from postdiff.embedded_model.training.evaluate import Sampler
 from postdiff.embedded_model.training.judge import Judge
 
 PROMPTS = (
     "noto red apple",
     "fluent red apple",
-    "noto rocket",
+    "noto butterfly",
     "noto hamburger",
     "noto mushroom",
     "fluent crab",
     "fluent sunflower",
     "fluent fox",
+    "noto lemon on a blue background",
+    "fluent christmas tree on a pink background",
+    "fluent crab and sunflower",
+    "fluent dog and ufo",
 )
 STEPS = 8
 
@@ -27,11 +32,7 @@ def judge():
 
 def right(sampler: Sampler, judge: Judge, half_start: bool = False) -> list[str]:
     sample = sampler.half_start if half_start else sampler.full
-    return [
-        prompt
-        for seed, prompt in enumerate(PROMPTS)
-        if judge.nearest(sample(prompt, seed))[1] == prompt.split(maxsplit=1)[1]
-    ]
+    return [prompt for seed, prompt in enumerate(PROMPTS) if judge.right(sample(prompt, seed), Prompt.parse(prompt))]
 
 
 @pytest.mark.parametrize("half_start", [False, True], ids=["full", "half start"])

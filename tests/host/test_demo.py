@@ -13,6 +13,8 @@ from PIL import Image, ImageChops
 import api_form
 import demo
 import pack
+from postdiff.embedded_model.training.captions import Prompt
+from postdiff.embedded_model.training.config import BACKGROUNDS
 
 PROMPT, STEPS, SEED = "noto red apple", 6, 7
 SIDE = 256
@@ -72,9 +74,9 @@ def test_the_demos_table_says_what_postdiff_saved(demonstrated):
 
 def test_the_demos_own_prompts_are_among_those_the_model_was_trained_on():
     trained = json.loads((pack.ROOT / "embedded_model" / "concepts.json").read_text(encoding="utf-8"))
-    for prompt in demo.PROMPTS:
-        style, _, name = prompt.partition(" ")
-        assert any(style in package for package in trained[name])
+    for prompt in map(Prompt.parse, demo.PROMPTS):
+        assert all(prompt.style in str(trained[name]) for name in prompt.names)
+        assert prompt.background in (None, *BACKGROUNDS)
 
 
 def test_without_postdiff_both_sides_draw_the_same_picture(server, graph):
