@@ -122,7 +122,7 @@ def test_kept_pictures_are_what_the_sampler_nodes_draw_with_the_same_seed(finish
     if setting == "stock":
         (latent,) = nodes.KSampler().sample(model=model, **inputs)
     else:
-        latent, _ = PostDiffKSampler.execute(model=model, preset="embedded", **inputs).args
+        latent, _ = PostDiffKSampler.execute(model=model, preset="sd15", **inputs).args  # the same settings
     drawn = nodes.VAEDecode().decode(vae, latent)[0][0].movedim(-1, 0)
     assert torch.equal(kept(evaluation, setting)[1], (255.0 * drawn).clamp(0, 255).to(torch.uint8))
 
