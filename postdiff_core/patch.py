@@ -115,9 +115,12 @@ class PostDiff:
         seed: int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        sampling = Sampling(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs)
+        sampling = Sampling(
+            noise, latent_image, sampler, sigmas, denoise_mask, callback or _silent, disable_pbar, seed, kwargs
+        )
         run, low = self._plan_run(executor.class_obj, sampling)
         self._install_techniques(run, sampling, low)
+        sampling = dataclasses.replace(sampling, callback=run.told_by(sampling.sampler, sampling.callback))
         with run.on(executor.class_obj):
             for observer in self.observers:
                 observer.on_plan(run.plan, run.notes)
@@ -180,6 +183,10 @@ class PostDiff:
             deep_cache.install(run, settings.deep_cache)
         if not all(step.is_full_cost for step in steps):
             memory.install(run, settings, tuple(sampling.noise.shape), low)
+
+
+def _silent(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
+    """The callback of a run that nobody watches."""
 
 
 def _check(model: Any, technique: Technique) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import comfy.model_patcher
 import comfy.patcher_extension
 import torch
+from comfy.k_diffusion.sampling import sample_euler
 from comfy.patcher_extension import WrappersMP
 
+from .clock import MOMENTS, Clock
 from .schedule import Plan, Step, current_step
 
 log = logging.getLogger("postdiff")
@@ -139,24 +140,6 @@ def join(parts: Sequence[Cached]) -> torch.Tensor:
     return first if position == first.shape[0] else first[:position]
 
 
-@dataclass
-class Clock:
-    """When each step was first evaluated, in seconds of `time.perf_counter`."""
-
-    started: dict[int, float] = field(default_factory=dict)
-    stopped: float | None = None
-
-    def stop(self) -> None:
-        self.stopped = time.perf_counter()
-
-    def seconds(self, total: int) -> list[float | None]:
-        """Seconds per step: from its first evaluation to the next step's; None for a step that was never evaluated."""
-        marks = sorted(self.started.items())
-        ends = [*(start for _, start in marks), self.stopped or time.perf_counter()][1:]
-        spent = {step: end - start for (step, start), end in zip(marks, ends, strict=True)}
-        return [spent.get(step) for step in range(total)]
-
-
 class Run:
     """One run of a patched model, both stages together."""
 
@@ -174,6 +157,7 @@ class Run:
         self.tokens: int | None = None  # length of the prompt that the model was given first
         self.guided_rows = 1  # rows a picture takes while guidance is on
         self._step = -1
+        self._next_step: int | None = None  # as the sampler tells; None if its word does not settle it
         self._caches: list[RowCache] = []
         self._wrappers: list[tuple[str, Callable]] = []
         self._model_pass = -1
@@ -227,6 +211,22 @@ class Run:
                 cache.clear()
             self._wrappers.clear()  # they hold the run: a cycle would keep the patched model until garbage is collected
 
+    def told_by(self, sampler: Any, callback: Callable) -> Callable:
+        """The callback to give to `sampler`: hears which step it has done, and passes that on to `callback`.
+
+        Of the samplers that evaluate once a step, the host's euler is the only one that never makes the processor wait
+        for the device; its word is enough to know the next step, so that this run need not make it wait either.
+        """
+        settles = getattr(sampler, "sampler_function", None) is sample_euler
+        self._next_step = 0 if settles else None
+
+        def done(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
+            if settles:
+                self._next_step = step + 1
+            callback(step, denoised, x, total)
+
+        return done
+
     def enter_stage(self, stage: range, sigmas: Sequence[float] | None = None) -> None:
         """Begin the stage made of these steps; `sigmas` from its first on, where they are not the run's own."""
         self.stage = stage
@@ -254,16 +254,15 @@ class Run:
         return found[0] if len(found) == 1 else None
 
     def _predict_noise(self, executor, x, timestep, model_options, seed=None):
-        # The one GPU synchronisation of an evaluation.
-        self._begin_evaluation(float(timestep.flatten()[0]))
+        self._begin_evaluation(timestep)
         return executor(x, timestep, model_options, seed)
 
-    def _begin_evaluation(self, sigma: float) -> None:
+    def _begin_evaluation(self, timestep: torch.Tensor) -> None:
         self._model_pass = -1
-        step = current_step(self.sigmas, sigma, self.stage)
+        step = self._step_of(timestep)
         if step != self._step:
             self._step = step
-            self.clock.started.setdefault(step, time.perf_counter())
+            self.clock.begin(step, timestep.device)
             for observer in self.observers:
                 observer.on_step(step)
         if not self._prompts:
@@ -271,6 +270,14 @@ class Run:
             self._prompts = {
                 role: {entry["uuid"] for entry in conds[role]} for role in ("positive", "negative") if conds.get(role)
             }
+
+    def _step_of(self, timestep: torch.Tensor) -> int:
+        """The step of an evaluation at this noise level (B,), which to read is to wait for the device."""
+        told = self._next_step
+        can_time = timestep.device.type in MOMENTS
+        if can_time and told is not None and told == self._step + 1 and told in self.stage:
+            return told
+        return current_step(self.sigmas, float(timestep.flatten()[0]), self.stage)
 
     def _calc_cond_batch(self, executor, model, conds, x, timestep, model_options):
         self._model_pass += 1

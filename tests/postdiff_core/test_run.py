@@ -4,6 +4,7 @@ import gc
 import weakref
 
 import comfy.model_management
+import comfy.samplers
 import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
@@ -243,6 +244,41 @@ def test_what_another_node_does_once_a_run_it_does_in_each_stage(postdiff_first)
     model = tiny_models.small_unet()
     sample(with_other(with_postdiff(model)) if postdiff_first else with_postdiff(with_other(model)))
     assert sides == [8, 16]
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """The step of each evaluation: what the run takes it for, and what its noise level says."""
+    seen = []
+    step_of = Run._step_of
+
+    def both(run, timestep):
+        seen.append((step_of(run, timestep), schedule.current_step(run.sigmas, timestep[0].item(), run.stage)))
+        return seen[-1][0]
+
+    monkeypatch.setattr(Run, "_step_of", both)
+    return seen
+
+
+@pytest.mark.parametrize("sampler_name", comfy.samplers.SAMPLER_NAMES)
+def test_the_step_of_every_evaluation_is_that_of_its_noise_level(evaluations, sampler_name):
+    patched = pack_nodes.patched(tiny_models.small_unet(), EVERYTHING)
+    tiny_models.stock_sample(patched, steps=STEPS, scheduler="karras", sampler_name=sampler_name)
+    assert len(evaluations) >= STEPS
+    assert all(step == by_noise_level for step, by_noise_level in evaluations)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_so_it_is_where_another_node_keeps_what_the_sampler_tells_or_samples_twice(evaluations, times):
+    def other(executor, model, sigmas, extra_args, callback, *arguments):
+        for _ in range(times):
+            latent = executor(model, sigmas, extra_args, None if times == 1 else callback, *arguments)
+        return latent
+
+    patched = pack_nodes.with_deep_cache(tiny_models.small_unet(), EVERYTHING)
+    patched.add_wrapper(WrappersMP.SAMPLER_SAMPLE, other)
+    sample(patched)
+    assert evaluations == [(step, step) for step in range(STEPS)] * times
 
 
 class Listener:

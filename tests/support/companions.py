@@ -141,8 +141,8 @@ def ip_adapter(inputs: Inputs) -> Inputs:
         def attend(q, k, v, extra_options, keys=keys, values=values):
             heads = extra_options["n_heads"]
             of_text = optimized_attention(q, k, v, heads)
-            rows = (q.shape[0], -1, -1)
-            return of_text + optimized_attention(q, keys.expand(rows), values.expand(rows), heads)
+            of_picture = (tokens.to(q).expand(q.shape[0], -1, -1) for tokens in (keys, values))
+            return of_text + optimized_attention(q, *of_picture, heads)
 
         model.set_model_attn2_replace(attend, kind, block, index)
     return inputs | {"model": model}
