@@ -11,7 +11,7 @@ from compare import TOLERANCE, inputs_with_prompts, largest_difference
 from composition import ROWS, SAMPLERS, TOGETHER
 from postdiff.nodes.mixed_resolution_patch import MixedResolutionPatch
 from postdiff.postdiff_core.schedule import MODES
-from pretended_device import PretendedDevice, pretended_device
+from pretended_device import PretendedDevice, pretended_device, streamed_weights
 from reference import Techniques
 
 PAPER = Techniques(low_res_scale=0.5, low_res_until=0.5, interval=2, depth=2, cross_attn_start=0.75, cutoff_start=0.75)
@@ -54,6 +54,17 @@ def test_every_companion_gives_the_latent_that_the_processor_gives(name):
         assert torch.isfinite(other).all()
         if name not in DRAWS_OTHER_NOISE:
             assert largest_difference(one, other) < IN_HALF_PRECISION.get(name, row.tolerance)
+
+
+@pytest.mark.parametrize("name", ["SD1.5", "SDXL", "ControlNet", "LoRA", "fp8 weights"])
+def test_weights_that_each_layer_fetches_give_the_same_latent(name):
+    row = ROWS[name]
+    expected = composition.sampled(row.sample, row.inputs(), TOGETHER, counted=False).latents
+    with pretended_device(), streamed_weights(tiny_models):
+        inputs = row.inputs()
+        assert inputs["model"].is_dynamic()
+        latents = [latent.cpu() for latent in composition.sampled(row.sample, inputs, TOGETHER, counted=False).latents]
+    assert max(map(largest_difference, expected, latents)) < row.tolerance
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -13,8 +13,11 @@ from typing import Any
 from unittest import mock
 
 import comfy.model_management as management
+import comfy.pinned_memory
+import comfy_aimdo.host_buffer
+import comfy_aimdo.model_vbar
 import torch
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -141,3 +144,46 @@ def pretended_device() -> Iterator[PretendedDevice]:
             yield device
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted_before)
+
+
+class _NoMemory:
+    """In place of comfy_aimdo's memory of a device and its buffers on the host: no room for any weight."""
+
+    size = 0
+
+    def __init__(self, *_arguments: Any) -> None: ...
+
+    def alloc(self, size: int) -> tuple[_NoMemory, int, int]:
+        return self, 0, size
+
+    def fault(self, *_arguments: Any) -> None:
+        """Nothing is there."""
+
+    def loaded_size(self) -> int:
+        return 0
+
+    def free_memory(self, _size: int) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_arguments: None
+
+
+@contextlib.contextmanager
+def streamed_weights(builder: Any) -> Iterator[None]:
+    """Within, models of `builder` (a module) are dynamic ones, as on NVIDIA GPUs, with no memory left for weights.
+
+    Each layer then fetches its own when it is called. Only within `pretended_device()`.
+    """
+
+    def build(model, load_device, offload_device):
+        return ModelPatcherDynamic(model, DEVICE, offload_device)
+
+    with (
+        mock.patch.object(builder, "ModelPatcher", build),
+        mock.patch.object(comfy_aimdo.model_vbar, "ModelVBAR", _NoMemory),
+        mock.patch.object(comfy_aimdo.host_buffer, "HostBuffer", _NoMemory),
+        mock.patch.object(comfy.pinned_memory, "get_pin", lambda *args, **kwargs: None),
+        mock.patch.object(comfy.pinned_memory, "pin_memory", lambda *args, **kwargs: False),
+    ):
+        yield
