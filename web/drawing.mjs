@@ -1,4 +1,4 @@
-/** A plan as a picture (SVG) and as words. Pure text in, text out; style.mjs gives the colours. */
+/** A plan as a picture (SVG) and as words. Pure text in, text out; style.mjs gives the colours, words.mjs `say`. */
 
 const LOWEST_BAR = 0.3; // of a full bar: a quarter-resolution step must stay visible
 
@@ -16,11 +16,11 @@ const percent = (share) => `${(100 * share).toFixed(4)}%`;
  * The picture: one `g[data-step]` per step, the line where guidance stops, and, where `step` is a number, the marks of
  * the running step and of those still to come.
  */
-export function drawTimeline({ steps, scale, techniques, label, step = null }) {
+export function drawTimeline({ steps, scale, techniques, label, step = null, say }) {
   const lanes = stack(techniques);
   const shown = steps.map((each) => only(each, techniques));
   const height = lanes.at(-1).bottom;
-  const cells = steps.map((each, i) => cell(each, shown[i], i, steps.length, scale, lanes)).join("");
+  const cells = steps.map((each, i) => cell(each, shown[i], i, steps.length, scale, lanes, say)).join("");
   const stop = techniques.includes("cfg_cutoff") ? guidanceStop(steps) : steps.length;
   const marks =
     (stop < steps.length ? stopLine(stop / steps.length, height) : "") + runningMarks(step, steps.length, height);
@@ -64,13 +64,13 @@ function only(step, techniques) {
   };
 }
 
-function cell(step, shown, index, total, scale, lanes) {
+function cell(step, shown, index, total, scale, lanes, say) {
   const shapes = lanes.map((lane) =>
     SHAPES[lane.name](shown, lane, scale, (name, y, height) => bar(name, index, total, y, height)),
   );
   return (
     `<g data-step="${index}" data-stage="${step.stage}" data-deep="${step.deep}" data-xattn="${step.xattn}" ` +
-    `data-cfg="${step.cfg}"><title>${escape(stepInWords(step, index))}</title>${shapes.join("")}</g>`
+    `data-cfg="${step.cfg}"><title>${escape(stepInWords(step, index, say))}</title>${shapes.join("")}</g>`
   );
 }
 
@@ -105,53 +105,59 @@ const guidanceStop = (steps) => {
 };
 const count = (steps, key, value) => steps.filter((step) => step[key] === value).length;
 
-function stepInWords(step, index) {
-  return [
-    `Step ${index + 1}: ${step.stage === "low" ? "low" : "full"} resolution`,
-    { refresh: "deep features computed and kept", reuse: "deep features reused" }[step.deep],
-    { compute: "cross-attention computed", reuse: "cross-attention reused" }[step.xattn],
-    step.cfg === "on" ? "guidance on" : "guidance off",
-  ]
-    .filter(Boolean)
-    .join(", ");
+function stepInWords(step, index, say) {
+  const facts = [
+    step.stage === "low" ? say("low resolution") : say("full resolution"),
+    step.deep === "refresh" && say("deep features computed and kept"),
+    step.deep === "reuse" && say("deep features reused"),
+    step.xattn === "compute" && say("cross-attention computed"),
+    step.xattn === "reuse" && say("cross-attention reused"),
+    step.cfg === "on" ? say("guidance on") : say("guidance off"),
+  ];
+  return `${say("Step {n}", { n: index + 1 })}: ${facts.filter(Boolean).join(", ")}`;
 }
 
 /** The whole picture in words, for those who cannot see it. */
-export function inWords(steps, techniques, kind) {
-  const ranges = (key, value) => rangesOf(steps, (step) => step[key] === value);
+export function inWords(steps, techniques, kind, say) {
+  const ranges = (key, value) => rangesOf(steps, (step) => step[key] === value, say);
   const words = {
-    mixed_resolution: [["Low resolution", ranges("stage", "low")]],
+    mixed_resolution: [[say("low resolution"), ranges("stage", "low")]],
     deep_cache: [
-      ["Deep features computed and kept", ranges("deep", "refresh")],
-      ["Deep features reused", ranges("deep", "reuse")],
+      [say("deep features computed and kept"), ranges("deep", "refresh")],
+      [say("deep features reused"), ranges("deep", "reuse")],
     ],
-    cross_attn_cache: [["Cross-attention reused", ranges("xattn", "reuse")]],
-    cfg_cutoff: [["Without guidance", ranges("cfg", "off")]],
+    cross_attn_cache: [[say("cross-attention reused"), ranges("xattn", "reuse")]],
+    cfg_cutoff: [[say("guidance off"), ranges("cfg", "off")]],
   };
-  const facts = techniques.flatMap((each) => words[each].map(([what, where]) => `${what}: ${where || "none"}`));
-  return `${kind}, ${steps.length} steps. ${facts.join(". ")}.`;
+  const facts = techniques.flatMap((each) => words[each].map(([what, where]) => `${what}: ${where || say("none")}`));
+  return `${kind}: ${say("{total} steps", { total: steps.length })}; ${facts.join("; ")}.`;
 }
 
-function rangesOf(steps, holds) {
+function rangesOf(steps, holds, say) {
   const ranges = [];
   steps.forEach((step, i) => {
     if (!holds(step)) return;
     if (ranges.at(-1)?.[1] === i) ranges.at(-1)[1] = i + 1;
     else ranges.push([i + 1, i + 1]);
   });
-  return ranges.map(([first, last]) => (first === last ? `${first}` : `${first} to ${last}`)).join(", ");
+  return ranges
+    .map(([first, last]) => (first === last ? `${first}` : say("{first} to {last}", { first, last })))
+    .join(", ");
 }
 
 /** What a run took, in one line; the speed-up is against the run's own full-cost steps, absent if it had none. */
-export function resultLine({ totals }) {
-  const seconds = `${totals.seconds.toFixed(totals.seconds < 10 ? 2 : 1)} s`;
-  const speedup = totals.speedup == null ? null : `${totals.speedup.toFixed(2)}× speed-up`;
-  const saved = totals.work_saved == null ? null : `−${Math.round(100 * totals.work_saved)} % work`;
-  return [seconds, speedup, saved].filter(Boolean).join(" · ");
+export function resultLine({ totals }, say) {
+  const { seconds, speedup, work_saved: saved } = totals;
+  const parts = [
+    say("{seconds} s", { seconds: seconds.toFixed(seconds < 10 ? 2 : 1) }),
+    speedup == null ? null : say("{factor}× speed-up", { factor: speedup.toFixed(2) }),
+    saved == null ? null : say("−{percent} % work", { percent: Math.round(100 * saved) }),
+  ];
+  return parts.filter(Boolean).join(" · ");
 }
 
 /** The key to the picture, with how many steps there are of each kind, as HTML. */
-export function legend(steps, techniques) {
+export function legend(steps, techniques, say) {
   const total = steps.length;
   const low = count(steps, "stage", "low");
   const deep = count(steps, "deep", "reuse");
@@ -161,23 +167,23 @@ export function legend(steps, techniques) {
   const computed = count(steps, "xattn", "compute");
   const keys = {
     mixed_resolution: [
-      ["full", "full-res", total - low],
-      ["low", "low-res", low],
+      ["full", say("full-res"), total - low],
+      ["low", say("low-res"), low],
     ],
     deep_cache: [
-      ["full", "computed", alone ? total - deep : 0],
-      ["reused", "deep reused", deep],
+      ["full", say("computed"), alone ? total - deep : 0],
+      ["reused", say("deep reused"), deep],
     ],
     cross_attn_cache: [
-      ["xattn", "cross-attn", computed],
-      ["xattn-reused", "reused", xattn],
+      ["xattn", say("cross-attn"), computed],
+      ["xattn-reused", say("reused"), xattn],
     ],
     cfg_cutoff: alone
       ? [
-          ["guided", "guided", stop],
-          ["unguided", "unguided", total - stop],
+          ["guided", say("guided"), stop],
+          ["unguided", say("unguided"), total - stop],
         ]
-      : [["stop", "guidance to", stop < total ? stop : 0]],
+      : [["stop", say("guidance to"), stop < total ? stop : 0]],
   };
   return techniques
     .flatMap((each) => keys[each])

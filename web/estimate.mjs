@@ -38,12 +38,18 @@ export const LANES = {
 /** The widgets an estimate depends on. */
 export const WIDGETS = new Set([...RUN, ...Object.values(SETTINGS).flat(), "value"]);
 
-/** A value that only the run knows. */
-class SetAtRunTime extends Error {}
+/** A value that only the run knows; `text` and `values` as words.mjs takes them. */
+class SetAtRunTime extends Error {
+  constructor(text, values) {
+    super(text);
+    this.values = values;
+  }
+}
 
 /**
  * Map: execution id of each PostDiff node -> {steps, notes, scale, node, sampler, problem}.
- * `sampler` is the node whose steps are shown, null if the links lead to none; `problem` says why there are no steps.
+ * `sampler` is the node whose steps are shown, null if the links lead to none; `problem` says why there are no steps, as
+ * [text, values] for words.mjs.
  */
 export function estimates(graph) {
   const found = new Map();
@@ -69,7 +75,7 @@ function attempt(work) {
     return work();
   } catch (error) {
     if (!(error instanceof SetAtRunTime) && !(error instanceof RangeError)) throw error;
-    return { steps: [], notes: [], problem: error.message };
+    return { steps: [], notes: [], problem: [error.message, error.values] };
   }
 }
 
@@ -102,7 +108,7 @@ function preset(graph, entry, { total }, root) {
   const name = valueOf(graph, entry, "preset");
   if (name !== "auto") {
     if (Object.hasOwn(PRESETS, name)) return PRESETS[name];
-    throw new SetAtRunTime(`The preset "${name}" is shown when the run starts.`);
+    throw new SetAtRunTime("The preset “{name}” is shown when the run starts.", { name });
   }
   if (root?.type === "PostDiffEmbeddedModel" && PRESETS.embedded) return PRESETS.embedded;
   const fewSteps =
@@ -164,5 +170,5 @@ function valueOf(graph, entry, name) {
     at = link && graph.get(link.id);
     if (!at?.type.startsWith("Primitive")) break;
   }
-  throw new SetAtRunTime(`${name} comes through a link: shown when the run starts.`);
+  throw new SetAtRunTime("{name} comes through a link: shown when the run starts.", { name });
 }

@@ -6,6 +6,7 @@ import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "./draw
 import { LANES, WIDGETS, estimates } from "./estimate.mjs";
 import { allNodes, isBypassed, isMuted, readGraph } from "./graph.mjs";
 import { STYLE } from "./style.mjs";
+import { wordsOf } from "./words.mjs";
 
 const MARGIN = 6;
 const REFRESH_MS = 120;
@@ -77,14 +78,15 @@ class Timeline {
   }
 
   /** Show the run's own plan as long as the settings are those it began with, else the estimate. */
-  show(estimate) {
+  show(estimate, language) {
+    const say = wordsOf(language);
     const run = estimate.run;
     const settings = JSON.stringify([estimate.steps, estimate.scale, this.ownSettings()]);
     if (run) run.settings ??= settings;
     const isOutdated = run && run.settings !== settings && run.step === null;
-    const view = run && !isOutdated ? viewOfRun(run, estimate) : viewOfEstimate(estimate);
-    const drawn = JSON.stringify(view);
-    if (drawn !== this.drawn) this.draw(view);
+    const view = run && !isOutdated ? viewOfRun(run, estimate, say) : viewOfEstimate(estimate, say);
+    const drawn = JSON.stringify([language, view]);
+    if (drawn !== this.drawn) this.draw(view, say);
     this.drawn = drawn;
     this.fit();
   }
@@ -94,16 +96,17 @@ class Timeline {
     return this.node.widgets.filter(({ name }) => !changing.includes(name)).map(({ value }) => value);
   }
 
-  draw({ state, badge, text, steps, scale, notes, step }) {
+  draw({ state, badge, text, steps, scale, notes, step }, say) {
     const part = (name) => this.element.querySelector(name);
-    const label = steps.length ? inWords(steps, this.techniques, state === "estimate" ? "Estimate" : "Plan") : text;
+    const kind = state === "estimate" ? say("Estimate") : say("Plan");
+    const label = steps.length ? inWords(steps, this.techniques, kind, say) : text;
     this.element.dataset.state = state;
     part(".badge").textContent = badge;
     part(".status span").textContent = part(".status span").title = text;
-    part(".notes").textContent = notes.join(" ");
-    part(".legend").innerHTML = legend(steps, this.techniques);
+    part(".notes").textContent = notes.map((note) => say(note)).join(" ");
+    part(".legend").innerHTML = legend(steps, this.techniques, say);
     part(".picture").innerHTML = steps.length
-      ? drawTimeline({ steps, scale, techniques: this.techniques, label, step })
+      ? drawTimeline({ steps, scale, techniques: this.techniques, label, step, say })
       : "";
   }
 
@@ -124,17 +127,22 @@ class Timeline {
   }
 }
 
-function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler }) {
-  const whose = sampler?.node === node ? "" : sampler ? ` of ${sampler.title}` : ", no sampler yet";
-  const text = problem ?? `${steps.length} steps${whose}`;
-  return { state: "estimate", badge: "estimate", text, steps, scale, notes, step: null };
+function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler }, say) {
+  const total = steps.length;
+  const whole = () => {
+    if (sampler?.node === node) return say("{total} steps", { total });
+    if (sampler) return say("{total} steps of {title}", { total, title: sampler.title });
+    return say("{total} steps, no sampler yet", { total });
+  };
+  const text = problem ? say(...problem) : whole();
+  return { state: "estimate", badge: say("estimate"), text, steps, scale, notes, step: null };
 }
 
-function viewOfRun({ steps, notes, step, report }, { scale = 1 }) {
+function viewOfRun({ steps, notes, step, report }, { scale = 1 }, say) {
   const view = { steps, scale, notes: report?.notes ?? notes, step };
-  if (report) return { ...view, state: "measured", badge: "", text: resultLine(report) };
-  const at = step === null ? "starting" : `step ${step + 1}`;
-  return { ...view, state: "running", badge: at, text: `of ${steps.length}` };
+  if (report) return { ...view, state: "measured", badge: "", text: resultLine(report, say) };
+  const badge = step === null ? say("starting") : say("step {n}", { n: step + 1 });
+  return { ...view, state: "running", badge, text: say("of {total}", { total: steps.length }) };
 }
 
 /** Nodes 2.0 does so by itself. */
@@ -153,9 +161,10 @@ function refresh() {
     const run = latest(known.get(id), found.get(estimate.node)?.run);
     found.set(estimate.node, { ...estimate, run });
   }
+  const language = app.extensionManager.setting.get("Comfy.Locale");
   for (const node of shown) {
     timelines.get(node).adopt();
-    timelines.get(node).show(found.get(node) ?? inactive(node));
+    timelines.get(node).show(found.get(node) ?? inactive(node), language);
   }
 }
 
@@ -165,7 +174,7 @@ function inactive(node) {
   const why = isMuted(node)
     ? "Muted: this node does not run."
     : isBypassed(node) && "Bypassed: this node does nothing.";
-  return { steps: [], notes: [], problem: why || "Inside a node that does not run." };
+  return { steps: [], notes: [], problem: [why || "Inside a node that does not run."] };
 }
 
 const activeWorkflow = () => app.extensionManager.workflow?.activeWorkflow ?? app;

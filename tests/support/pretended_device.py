@@ -28,6 +28,8 @@ DEVICE = torch.device("lazy")  # of the types that torch knows, one that it does
 
 aten = torch.ops.aten
 TRANSFERS = {aten._to_copy.default, aten.copy_.default}
+INDEXING = {aten.index.Tensor, aten.index_put_.default}
+"""These take indices from the processor."""
 READS = {
     aten._local_scalar_dense.default,
     aten.count_nonzero.default,
@@ -87,7 +89,7 @@ class PretendedDevice(TorchDispatchMode):
         if any(isinstance(tensor, OnDevice) for tensor in tensors):
             self.operators += 1
             others = [tensor for tensor in tensors if not isinstance(tensor, OnDevice) and tensor.ndim]
-            if others and not is_transfer:
+            if others and operator not in TRANSFERS | INDEXING:
                 raise RuntimeError(f"{operator}: tensors on {DEVICE} and {others[0].device}")
         ends_on_device = _ends_on_device(operator, args, kwargs, tensors)
         is_read = operator in READS or (is_transfer and not ends_on_device)

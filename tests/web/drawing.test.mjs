@@ -4,7 +4,9 @@ import { test } from "node:test";
 import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "../../web/drawing.mjs";
 import { LANES } from "../../web/estimate.mjs";
 import { plan, stepAtUniformTimesteps } from "../../web/plan.mjs";
+import { wordsOf } from "../../web/words.mjs";
 
+const say = wordsOf("en");
 const ALL = LANES.PostDiffKSampler;
 const settings = {
   mixed_resolution: { low_res_scale: 0.5, low_res_until: 0.5 },
@@ -13,7 +15,7 @@ const settings = {
   cfg_cutoff: { start_percent: 0.75 },
 };
 const { steps } = plan(settings, 20, (p) => stepAtUniformTimesteps(20, p));
-const draw = (techniques, step = null) => drawTimeline({ steps, scale: 0.5, techniques, label: 'a "label" <&>', step });
+const draw = (techniques, step = null) => drawTimeline({ steps, scale: 0.5, techniques, label: 'a "label" <&>', step, say });
 const count = (text, pattern) => (text.match(pattern) ?? []).length;
 
 test("there is one element per step, with what the step does", () => {
@@ -49,7 +51,7 @@ function column(svg, step) {
 }
 
 test("low-resolution columns are as low as the scale says, yet neither invisible nor full", () => {
-  const lowTop = (scale) => column(drawTimeline({ steps, scale, techniques: ["mixed_resolution"], label: "" }), 0)[0][0];
+  const lowTop = (scale) => column(drawTimeline({ steps, scale, techniques: ["mixed_resolution"], label: "", say }), 0)[0][0];
   const [tiny, half, whole] = [0.1, 0.5, 1].map(lowTop);
   const height = pictureHeight(["mixed_resolution"]);
   assert.equal(half, height / 2);
@@ -57,7 +59,7 @@ test("low-resolution columns are as low as the scale says, yet neither invisible
 });
 
 test("a step that reuses deep features keeps a foot that can be seen", () => {
-  const svg = drawTimeline({ steps, scale: 0.25, techniques: ["mixed_resolution", "deep_cache"], label: "" });
+  const svg = drawTimeline({ steps, scale: 0.25, techniques: ["mixed_resolution", "deep_cache"], label: "", say });
   const [, [top, bottom]] = column(svg, 1);
   assert.ok(bottom - top >= 3);
 });
@@ -77,7 +79,7 @@ test("the lanes lie below each other, and one that is alone is not too small", (
 test("the more steps there are, the closer they stand", () => {
   const gaps = [20, 100, 200].map((total) => {
     const { steps } = plan({}, total, () => 0);
-    return drawTimeline({ steps, scale: 1, techniques: ALL, label: "" }).match(/% - ([\d.]+)px/)[1];
+    return drawTimeline({ steps, scale: 1, techniques: ALL, label: "", say }).match(/% - ([\d.]+)px/)[1];
   });
   assert.deepEqual(gaps, ["1.5", "0.5", "0"]);
 });
@@ -86,7 +88,7 @@ test("every step says what it does", () => {
   assert.match(draw(ALL), /<title>Step 1: low resolution, deep features computed and kept, cross-attention computed, /);
   assert.match(draw(ALL), /<title>Step 20: full resolution, deep features reused, cross-attention reused, guidance off</);
   const [stock] = plan({}, 20, () => 0).steps;
-  const svg = drawTimeline({ steps: [stock], scale: 1, techniques: ALL, label: "" });
+  const svg = drawTimeline({ steps: [stock], scale: 1, techniques: ALL, label: "", say });
   assert.match(svg, /<title>Step 1: full resolution, guidance on</);
 });
 
@@ -102,29 +104,29 @@ test("labels cannot break out of the picture", () => {
 
 test("a plan reads as words", () => {
   assert.equal(
-    inWords(steps, ALL, "Estimate"),
-    "Estimate, 20 steps. Low resolution: 1 to 10. " +
-      "Deep features computed and kept: 1, 3, 5, 7, 9, 11, 13, 15, 17, 19. " +
-      "Deep features reused: 2, 4, 6, 8, 10, 12, 14, 16, 18, 20. " +
-      "Cross-attention reused: 16 to 20. Without guidance: 16 to 20.",
+    inWords(steps, ALL, "Estimate", say),
+    "Estimate: 20 steps; low resolution: 1 to 10; " +
+      "deep features computed and kept: 1, 3, 5, 7, 9, 11, 13, 15, 17, 19; " +
+      "deep features reused: 2, 4, 6, 8, 10, 12, 14, 16, 18, 20; " +
+      "cross-attention reused: 16 to 20; guidance off: 16 to 20.",
   );
-  assert.equal(inWords(plan({}, 3, () => 0).steps, ["cfg_cutoff"], "Plan"), "Plan, 3 steps. Without guidance: none.");
+  assert.equal(inWords(plan({}, 3, () => 0).steps, ["cfg_cutoff"], "Plan", say), "Plan: 3 steps; guidance off: none.");
 });
 
 test("the legend counts the steps of each kind and leaves out what does not occur", () => {
   const words = (html) => html.replace(/<[^>]*>/g, "|").replace(/\|+/g, "|");
   assert.equal(
-    words(legend(steps, ALL)),
+    words(legend(steps, ALL, say)),
     "|full-res |10|low-res |10|deep reused |10|cross-attn |15|reused |5|guidance to |15|",
   );
-  assert.equal(words(legend(steps, ["cfg_cutoff"])), "|guided |15|unguided |5|");
+  assert.equal(words(legend(steps, ["cfg_cutoff"], say)), "|guided |15|unguided |5|");
   const stock = plan({}, 20, () => 0).steps;
-  assert.equal(words(legend(stock, ALL)), "|full-res |20|");
+  assert.equal(words(legend(stock, ALL, say)), "|full-res |20|");
 });
 
 test("the result names seconds and work, and a speed-up only where the run can tell", () => {
   const totals = { seconds: 3.216, speedup: 2.414, work_saved: 0.581 };
-  assert.equal(resultLine({ totals }), "3.22 s · 2.41× speed-up · −58 % work");
-  assert.equal(resultLine({ totals: { ...totals, speedup: null } }), "3.22 s · −58 % work");
-  assert.equal(resultLine({ totals: { seconds: 12, speedup: null, work_saved: null } }), "12.0 s");
+  assert.equal(resultLine({ totals }, say), "3.22 s · 2.41× speed-up · −58 % work");
+  assert.equal(resultLine({ totals: { ...totals, speedup: null } }, say), "3.22 s · −58 % work");
+  assert.equal(resultLine({ totals: { seconds: 12, speedup: null, work_saved: null } }, say), "12.0 s");
 });

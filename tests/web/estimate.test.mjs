@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { WIDGETS, estimates } from "../../web/estimate.mjs";
+import { wordsOf } from "../../web/words.mjs";
 
 /** What graph.mjs would read, from a graph in the server's own form. */
 function graphOf(prompt) {
@@ -49,6 +50,7 @@ const deepCache = (from, inputs = {}) => ({
 });
 
 const estimateOf = (prompt, id) => estimates(graphOf(prompt)).get(id);
+const problemOf = (prompt, id) => wordsOf("en")(...estimateOf(prompt, id).problem);
 const firstOff = ({ steps }) => steps.findIndex((step) => step.cfg === "off");
 const low = ({ steps }) => steps.filter((step) => step.stage === "low").length;
 const reused = ({ steps }) => steps.filter((step) => step.deep === "reuse").length;
@@ -128,7 +130,7 @@ test("a preset the page does not know waits for the run", () => {
   for (const preset of ["my own", "toString"]) {
     const prompt = { 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset }) };
     assert.deepEqual(estimateOf(prompt, "2").steps, []);
-    assert.ok(estimateOf(prompt, "2").problem.includes(`"${preset}"`));
+    assert.ok(problemOf(prompt, "2").includes(`“${preset}”`));
   }
 });
 
@@ -162,7 +164,7 @@ test("a custom sampler's steps are its scheduler's, through the guider", () => {
   prompt[5] = { class_type: "SamplerCustomAdvanced", inputs: { guider: ["3", 0], sigmas: ["4", 0] } };
   assert.equal(estimateOf(prompt, "2").steps.length, 12);
   prompt[4] = { class_type: "ManualSigmas", inputs: { sigmas: "9,1,0" } };
-  assert.match(estimateOf(prompt, "2").problem, /run time/);
+  assert.match(problemOf(prompt, "2"), /run time/);
 });
 
 test("values that come through primitives are followed, computed ones wait for the run", () => {
@@ -171,7 +173,7 @@ test("values that come through primitives are followed, computed ones wait for t
   assert.equal(estimateOf(prompt, "2").steps.length, 33);
   for (const [class_type, value] of [["ComputesSteps", 33], ["PrimitiveInt", ["5", 0]]]) {
     prompt[5] = { class_type, inputs: { value } };
-    assert.match(estimateOf(prompt, "2").problem, /steps comes through a link/);
+    assert.match(problemOf(prompt, "2"), /steps comes through a link/);
   }
 });
 
@@ -181,7 +183,7 @@ test("an empty deep cache window is named", () => {
     2: deepCache("1", { start_percent: 0.6, end_percent: 0.6 }),
     3: sampler("KSampler", { model: ["2", 0] }),
   };
-  assert.match(estimateOf(prompt, "2").problem, /window is empty/);
+  assert.match(problemOf(prompt, "2"), /window is empty/);
 });
 
 test("a model that comes out of one of our samplers still carries its techniques", () => {

@@ -95,8 +95,8 @@ def test_every_preset_of_the_node_is_drawn_as_python_plans_it(canvas: Canvas) ->
 def test_the_picture_has_a_text_alternative(canvas: Canvas) -> None:
     canvas.load(graph())
     canvas.show(SAMPLER)
-    label = canvas.page.get_by_role("img", name="Estimate, 8 steps.").last.get_attribute("aria-label")
-    assert label is not None and "Low resolution: 1 to 4" in label and "Without guidance: 7 to 8" in label
+    label = canvas.page.get_by_role("img", name="Estimate: 8 steps").last.get_attribute("aria-label")
+    assert label is not None and "low resolution: 1 to 4" in label and "guidance off: 7 to 8" in label
 
 
 def test_a_value_changed_by_hand_is_followed_and_undone_and_redone(canvas: Canvas) -> None:
@@ -457,4 +457,22 @@ def test_a_second_tab_is_not_disturbed(browser: BrowserContext, server: Server) 
     there.wait_for_state(SAMPLER, "estimate")
     assert here.complaints.all() == there.complaints.all() == []
     for canvas in (here, there):
+        canvas.page.close()
+
+
+def test_the_timeline_speaks_the_language_of_the_canvas(browser: BrowserContext, server: Server) -> None:
+    canvas = Canvas.open(browser, server, nodes_2=False)
+    canvas.load(graph())
+    try:
+        for language, words in {
+            "zh": "8 \u6b65",
+            "ja": "8 \u30b9\u30c6\u30c3\u30d7",
+            "fr": "8 steps",
+            "en": "8 steps",
+        }.items():
+            canvas.js("(language) => app.extensionManager.setting.set('Comfy.Locale', language)", language)
+            canvas.wait_for_text("4", "status", words)
+        assert canvas.complaints.all() == []
+    finally:
+        canvas.js("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
         canvas.page.close()
