@@ -79,13 +79,13 @@ def _enough(scores: Tensors) -> bool:
 
 
 def comparisons(table: Table, rows: Sequence[dict[str, Any]], scores: dict[str, Tensors], real: Any) -> list[dict]:
-    """The settings of the table's first compared group against the second's at the same work or a little more."""
-    if table.compared is None:
-        return []
-    first, second = ([row for row in rows if row["group"] == group and row["pairs"]] for group in table.compared)
+    """The settings of the table's first compared groups against the last's at the same work or a little more."""
+    *groups, last = table.compared or (None,)
+    done = [row for row in rows if row["pairs"]]
+    against = [row for row in done if row["group"] == last]
     found = []
-    for row in first:
-        dearer = [other for other in second if other["work"] >= row["work"] * (1 - SAME_WORK)]
+    for row in (row for row in done if row["group"] in groups):
+        dearer = [other for other in against if other["work"] >= row["work"] * (1 - SAME_WORK)]
         if dearer:
             other = min(dearer, key=lambda each: each["work"])
             change = differences(scores[row["name"]], scores[other["name"]], real)

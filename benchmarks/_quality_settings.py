@@ -48,12 +48,13 @@ class Table:
     settings: tuple[Setting, ...]
     pairs: int = GRID_PAIRS
     notes: tuple[str, ...] = ()
-    # Settings of the first group are compared with those of the second that take as much work or a little more.
-    compared: tuple[str, str] | None = None
+    # Settings of the first groups are compared with those of the last that take as much work or a little more.
+    compared: tuple[str, ...] = ()
 
 
+PAPER_SWITCH, MATCHED_SWITCH, FEWER_STEPS = "PostDiff, the paper's switch", "PostDiff, matched switch", "fewer steps"
 FULL = Setting("full", "full run")
-PRESET = Setting("shipped preset", "PostDiff", sampler=("PostDiffKSampler", {"preset": "embedded"}))
+PRESET = Setting("shipped preset", MATCHED_SWITCH, sampler=("PostDiffKSampler", {"preset": "embedded"}))
 
 
 def postdiff(
@@ -86,7 +87,7 @@ def postdiff(
 
 
 def fewer_steps(steps: int) -> Setting:
-    return Setting(f"{steps} steps", "fewer steps", steps=steps)
+    return Setting(f"{steps} steps", FEWER_STEPS, steps=steps)
 
 
 def peer(node: str, one_at_a_time: bool = False, **inputs: Any) -> Setting:
@@ -100,14 +101,28 @@ def _preset() -> Table:
 
 
 def _frontier() -> Table:
-    cheaper = (postdiff(f"m {m}", beta=0.5, k=2, m=m) for m in (PAPER_M, 0.45, 0.6, 0.9))
+    def cheaper(m: float | None, switch: str | None, group: str) -> Setting:
+        name = "no cut-off" if m is None else f"m {m}"
+        named = name if switch is None else f"{switch}, {name}"
+        return postdiff(named, beta=0.5, k=2, m=m, switch=switch, group=group)
+
+    others = (0.45, 0.6, 0.9, None)
     return Table(
         "frontier",
         "Fewer steps or cheaper steps (Fig. 5)",
-        (FULL, PRESET, *map(fewer_steps, (10, 8, 6, 14, 12, 16, 18)), *cheaper, postdiff("no cut-off", beta=0.5, k=2)),
+        (
+            FULL,
+            PRESET,
+            *map(fewer_steps, (10, 8, 6, 14, 12, 16, 18)),
+            *(cheaper(m, None, PAPER_SWITCH) for m in (PAPER_M, *others)),
+            *(cheaper(m, "matched", MATCHED_SWITCH) for m in others),
+        ),
         HEADLINE_PAIRS,
-        ("PostDiff: beta 0.5, s 0.5, k 2, T = 20; m is where guidance and cross-attention stop.",),
-        compared=("PostDiff", "fewer steps"),
+        (
+            "PostDiff: beta 0.5, s 0.5, k 2, T = 20; m is where guidance and cross-attention stop. The shipped preset "
+            "is m 0.75 with the matched switch.",
+        ),
+        compared=(MATCHED_SWITCH, PAPER_SWITCH, FEWER_STEPS),
     )
 
 
