@@ -81,15 +81,27 @@ def _size(dtype: torch.dtype) -> int:
     return comfy.model_management.dtype_size(dtype)
 
 
-def load_embedded_model(path: Path = WEIGHTS) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+def load_embedded_model(
+    path: Path = WEIGHTS, *, disable_dynamic: bool = False
+) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
     """The embedded text-to-image model: 256-pixel emoji from prompts such as "noto red apple".
 
-    Raises EmbeddedModelError when the file is missing, truncated or not the one its checksum was recorded for.
+    `disable_dynamic` is the host's: load all weights at once, also where it would bring in each as it is used. Raises
+    EmbeddedModelError when the file is missing, truncated or not the one its checksum was recorded for.
     """
     state_dict, metadata = _read(Path(path))
-    model = _load_model(_take(state_dict, UNET_PREFIX), metadata)
-    clip = _load_clip(_take(state_dict, TEXT_PREFIX), metadata)
-    return model, clip, EmojiVAE(_take(state_dict, VAE_PREFIX))
+    model = _load_model(_take(state_dict, UNET_PREFIX), metadata, disable_dynamic)
+    clip = _load_clip(_take(state_dict, TEXT_PREFIX), metadata, disable_dynamic)
+    vae = EmojiVAE(_take(state_dict, VAE_PREFIX))
+    for part, patcher in enumerate((model, clip.patcher, vae.patcher)):
+        # Compiling, hooks and a second GPU need the model anew (comfy/model_patcher.py, ModelPatcher.clone).
+        patcher.cached_patcher_init = (_reload, (path, part))
+    return model, clip, vae
+
+
+def _reload(path: Path, part: int, disable_dynamic: bool = False) -> ModelPatcher:
+    model, clip, vae = load_embedded_model(path, disable_dynamic=disable_dynamic)
+    return (model, clip.patcher, vae.patcher)[part]
 
 
 def checksum_file(weights: Path) -> Path:
@@ -126,7 +138,7 @@ def _take(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.T
     return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
 
 
-def _load_model(state_dict: dict[str, torch.Tensor], metadata: dict) -> ModelPatcher:
+def _load_model(state_dict: dict[str, torch.Tensor], metadata: dict, disable_dynamic: bool) -> ModelPatcher:
     management = comfy.model_management
     device, offload_device = management.get_torch_device(), management.unet_offload_device()
     config = EmojiModelConfig(metadata["unet"])
@@ -140,15 +152,16 @@ def _load_model(state_dict: dict[str, torch.Tensor], metadata: dict) -> ModelPat
     )
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
     model = config.get_model(state_dict, device=offload_device)
-    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload_device)
+    patcher_class = ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=device, offload_device=offload_device)
     model.load_model_weights(state_dict, assign=patcher.is_dynamic())
     return patcher
 
 
-def _load_clip(state_dict: dict[str, torch.Tensor], metadata: dict) -> comfy.sd.CLIP:
+def _load_clip(state_dict: dict[str, torch.Tensor], metadata: dict, disable_dynamic: bool) -> comfy.sd.CLIP:
     config = metadata["text_encoder"]
     tokenizer = tokenizer_class(metadata["words"], config["max_position_embeddings"], config["hidden_size"])
     target = comfy.supported_models_base.ClipTarget(tokenizer, TextEncoder)
     target.params = {"config": config}
     parameters = sum(tensor.numel() for tensor in state_dict.values())
-    return comfy.sd.CLIP(target, parameters=parameters, state_dict=state_dict)
+    return comfy.sd.CLIP(target, parameters=parameters, state_dict=state_dict, disable_dynamic=disable_dynamic)

@@ -1,6 +1,7 @@
 """On a device of its own, as a GPU is one: tensors are never mixed with the processor's, and nobody waits for it."""
 
 import comfy.samplers
+import nodes as comfy_nodes
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ import pack_nodes
 import tiny_models
 from compare import TOLERANCE, inputs_with_prompts, largest_difference
 from composition import ROWS, SAMPLERS, TOGETHER
+from postdiff.embedded_model.loader import load_embedded_model
 from postdiff.nodes.mixed_resolution_patch import MixedResolutionPatch
 from postdiff.postdiff_core.schedule import MODES
 from pretended_device import PretendedDevice, pretended_device, streamed_weights
@@ -60,11 +62,26 @@ def test_every_companion_gives_the_latent_that_the_processor_gives(name):
 def test_weights_that_each_layer_fetches_give_the_same_latent(name):
     row = ROWS[name]
     expected = composition.sampled(row.sample, row.inputs(), TOGETHER, counted=False).latents
-    with pretended_device(), streamed_weights(tiny_models):
+    with pretended_device(), streamed_weights():
         inputs = row.inputs()
         assert inputs["model"].is_dynamic()
         latents = [latent.cpu() for latent in composition.sampled(row.sample, inputs, TOGETHER, counted=False).latents]
     assert max(map(largest_difference, expected, latents)) < row.tolerance
+
+
+def test_the_embedded_model_has_copies_for_those_who_need_all_its_weights_at_once():
+    """As torch.compile and hooks do."""
+    with pretended_device(), streamed_weights():
+        model, clip, _ = load_embedded_model()
+        assert model.is_dynamic()
+        (prompt,) = comfy_nodes.CLIPTextEncode().encode(clip.clone(disable_dynamic=True), "noto red apple")
+        whole = model.clone(disable_dynamic=True)
+        assert not whole.is_dynamic()
+        one, other = (
+            tiny_models.stock_sample(each, positive=prompt, negative=prompt, latent_image=tiny_models.latent(each))
+            for each in (model, whole)
+        )
+    assert largest_difference(one.cpu(), other.cpu()) < 0.01
 
 
 @pytest.mark.parametrize("mode", MODES)

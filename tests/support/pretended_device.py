@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import comfy.model_management as management
+import comfy.model_patcher
 import comfy.pinned_memory
 import comfy_aimdo.host_buffer
 import comfy_aimdo.model_vbar
@@ -21,6 +22,7 @@ from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+import tiny_models
 from postdiff.postdiff_core import clock
 
 CPU = torch.device("cpu")
@@ -172,8 +174,8 @@ class _NoMemory:
 
 
 @contextlib.contextmanager
-def streamed_weights(builder: Any) -> Iterator[None]:
-    """Within, models of `builder` (a module) are dynamic ones, as on NVIDIA GPUs, with no memory left for weights.
+def streamed_weights() -> Iterator[None]:
+    """Within, models are dynamic ones, as on NVIDIA GPUs, with no memory left for weights.
 
     Each layer then fetches its own when it is called. Only within `pretended_device()`.
     """
@@ -182,7 +184,8 @@ def streamed_weights(builder: Any) -> Iterator[None]:
         return ModelPatcherDynamic(model, DEVICE, offload_device)
 
     with (
-        mock.patch.object(builder, "ModelPatcher", build),
+        mock.patch.object(tiny_models, "ModelPatcher", build),
+        mock.patch.object(comfy.model_patcher, "CoreModelPatcher", ModelPatcherDynamic),
         mock.patch.object(comfy_aimdo.model_vbar, "ModelVBAR", _NoMemory),
         mock.patch.object(comfy_aimdo.host_buffer, "HostBuffer", _NoMemory),
         mock.patch.object(comfy.pinned_memory, "get_pin", lambda *args, **kwargs: None),
