@@ -13,7 +13,7 @@ from comfy.ldm.pixart.pixartms import PixArtMSBlock
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 
-from .architecture import Size, diffusion_model_of, downsamplings, halve, whole_module
+from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
 from .run import ROWS, Branch, Cached, Row, RowCache, Run, join, keeper, replaced
 from .schedule import CrossAttnCache, Mode
 
@@ -89,6 +89,8 @@ def install(run: Run, settings: CrossAttnCache) -> None:
         options = _options_for(transformer_options, hits)
         with replaced(_recording(wanted, x.shape[0], seen, copy=copy) | _reusing(hits, copy=copy)):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if is_compiled(diffusion_model):
+            seen = {site: tokens.clone() for site, tokens in seen.items()}
         memory.record(wanted, seen, latent)
         run.measure_caches()
         return out

@@ -15,7 +15,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
-from .architecture import Size, diffusion_model_of, downsamplings, halve, whole_module
+from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
 from .run import ROWS, Row, Run, join, keeper, replaced
 from .schedule import DeepCache
 
@@ -71,18 +71,20 @@ def install(run: Run, settings: DeepCache) -> None:
         about = tuple(x.shape[1:])
         cached = [cache.get(PLACE, row.branch) for row in rows] if run.step.deep == "reuse" else []
         fitting = [part for part in cached if part is not None and part.about == about]
+        # FreeU and others change the feature in place.
+        is_changed = "output_block_patch" in transformer_options.get("patches", {})
         if len(fitting) == len(rows):
-            return call(lambda unet: _shallow_forward(unet, settings.depth, join(fitting)))
+            feature = join(fitting).clone() if is_changed else join(fitting)
+            return call(lambda unet: _shallow_forward(unet, settings.depth, feature))
         kept = _rows_to_keep(run, rows)
         if not kept:
             return call()
         seen: list[torch.Tensor] = []
-        # FreeU and others change the feature in place.
-        patched = "output_block_patch" in transformer_options.get("patches", {})
-        keep = keeper(kept, x.shape[0], copy=patched)
+        keep = keeper(kept, x.shape[0], copy=is_changed)
         out = call(lambda unet: _capturing_forward(unet, settings.depth, lambda feature: seen.append(keep(feature))))
         if seen:  # another wrapper (EasyCache) may have left the model out
-            cache.store(PLACE, kept, seen[-1], about)
+            feature = seen[-1].clone() if is_compiled(executor.class_obj.diffusion_model) else seen[-1]
+            cache.store(PLACE, kept, feature, about)
             run.measure_caches()
         return out
 

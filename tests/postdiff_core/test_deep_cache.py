@@ -62,6 +62,26 @@ def test_a_patch_after_the_middle_block_runs_where_that_block_does():
     assert len(steps) == 3
 
 
+@pytest.mark.parametrize("depth", [2, 3, 6])
+def test_a_patch_that_changes_features_in_place_does_not_change_what_is_cached(depth):
+    """Such as FreeU, which scales half of the channels where they are."""
+
+    def in_place(h, skip, _options):
+        h[:, ::2].mul_(1.25)
+        return h, skip
+
+    def apart(h, skip, options):
+        return in_place(h.clone(), skip, options)
+
+    latents = []
+    for patch in (in_place, apart):
+        model = tiny_models.sd15()
+        model.set_model_output_block_patch(patch)
+        patched = pack_nodes.with_deep_cache(model, Techniques(interval=4, depth=depth))
+        latents.append(tiny_models.stock_sample(patched))
+    assert torch.equal(*latents)
+
+
 def test_context_windows_that_move_from_step_to_step_reuse_nothing_of_each_other():
     """Here no window lies where one lay in the step before, so that all is computed."""
     inputs = inputs_with_prompts(tiny_models.small_unet(), steps=4)
