@@ -1,4 +1,4 @@
-"""What the techniques need to know of a loaded model's architecture, read from the model."""
+"""What the techniques need to know of a loaded model: its architecture and its timesteps, read from the model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.ldm.pixart.pixartms import PixArtMS
 
@@ -33,6 +34,19 @@ def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
     return LatentGeometry(multiple=patch_size) if isinstance(patch_size, int) else None
 
 
+def sigma_at(model_sampling: Any, fraction: float) -> float:
+    """The noise level at which this fraction of the model's timesteps has passed.
+
+    It is the host's percent_to_sigma, except under distilled sampling (LCM), which knows every 20th timestep only, the
+    last being 19. The host counts down to 0 there too, where half of the paper's 8 steps would be 5.
+    """
+    spacing = getattr(model_sampling, "skip_steps", 1)
+    if spacing == 1 or not 0 < fraction < 1:
+        return model_sampling.percent_to_sigma(fraction)
+    first, last = model_sampling.num_timesteps - 1, spacing - 1
+    return float(model_sampling.sigma(torch.tensor(first - fraction * (first - last))))
+
+
 def diffusion_model_of(model: Any) -> Any:
     """The diffusion model of a MODEL, as whoever patched that wants it, without what torch.compile wraps around it."""
     return whole_module(model.get_model_object("diffusion_model"))
@@ -41,6 +55,11 @@ def diffusion_model_of(model: Any) -> Any:
 def whole_module(diffusion_model: Any) -> Any:
     """The diffusion model itself, without what torch.compile wraps around it."""
     return getattr(diffusion_model, "_orig_mod", diffusion_model)
+
+
+def is_compiled(diffusion_model: Any) -> bool:
+    """Whether torch.compile runs it, whose CUDA graphs take back what they gave when they run again."""
+    return diffusion_model is not whole_module(diffusion_model)
 
 
 def downsamplings(blocks: Iterable[Any]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import CellType, SimpleNamespace
 from typing import Any
 
@@ -28,11 +28,11 @@ class Sampling:
     latent_image: torch.Tensor
     sampler: Any
     sigmas: torch.Tensor
-    denoise_mask: torch.Tensor | None
-    callback: Callable
-    disable_pbar: bool
-    seed: int | None
-    more: dict[str, Any]
+    denoise_mask: torch.Tensor | None = None
+    callback: Callable | None = None
+    disable_pbar: bool = False
+    seed: int | None = None
+    more: dict[str, Any] = field(default_factory=dict)
 
     def run_by(self, executor: Callable) -> torch.Tensor:
         return executor(
@@ -195,7 +195,8 @@ def _low_stage(
 
     def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
         seen[:] = [denoised]
-        sampling.callback(step, denoised, x, len(sampling.sigmas) - 1)
+        if sampling.callback is not None:
+            sampling.callback(step, denoised, x, len(sampling.sigmas) - 1)
 
     def last_x0(samples: torch.Tensor, model: Any) -> torch.Tensor:
         return model.process_latent_out(seen[0].to(torch.float32)) if seen else samples
@@ -219,7 +220,8 @@ def _full_stage(
     sampling: Sampling, start: torch.Tensor, sigmas: torch.Tensor, switch: int, batch_index: list[int] | None
 ) -> Sampling:
     def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
-        sampling.callback(switch + step, denoised, x, len(sampling.sigmas) - 1)
+        if sampling.callback is not None:
+            sampling.callback(switch + step, denoised, x, len(sampling.sigmas) - 1)
 
     assert sampling.seed is not None
     seed = (sampling.seed + 1) % 2**64

@@ -11,7 +11,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from . import cfg_cutoff, cross_attn_cache, deep_cache, memory, mixed_resolution, report
-from .architecture import Size, diffusion_model_of
+from .architecture import Size, diffusion_model_of, sigma_at
 from .mixed_resolution import Sampling
 from .run import KEY, Observer, Run
 from .schedule import (
@@ -115,12 +115,9 @@ class PostDiff:
         seed: int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        sampling = Sampling(
-            noise, latent_image, sampler, sigmas, denoise_mask, callback or _silent, disable_pbar, seed, kwargs
-        )
+        sampling = Sampling(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs)
         run, low = self._plan_run(executor.class_obj, sampling)
         self._install_techniques(run, sampling, low)
-        sampling = dataclasses.replace(sampling, callback=run.told_by(sampling.sampler, sampling.callback))
         with run.on(executor.class_obj):
             for observer in self.observers:
                 observer.on_plan(run.plan, run.notes)
@@ -150,7 +147,7 @@ class PostDiff:
         laid_out = plan(
             self.settings,
             len(sigmas) - 1,
-            lambda fraction: step_at_sigma(sigmas, model_sampling.percent_to_sigma(fraction)),
+            lambda fraction: step_at_sigma(sigmas, sigma_at(model_sampling, fraction)),
             can_lower_resolution=low is not None,
         )
         run = Run(guider, sigmas, laid_out, self.observers, notes)
@@ -183,10 +180,6 @@ class PostDiff:
             deep_cache.install(run, settings.deep_cache)
         if not all(step.is_full_cost for step in steps):
             memory.install(run, settings, tuple(sampling.noise.shape), low)
-
-
-def _silent(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
-    """The callback of a run that nobody watches."""
 
 
 def _check(model: Any, technique: Technique) -> None:

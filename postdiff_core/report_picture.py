@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .report import summary
 
-# The colours of web/timeline.css, on white: blue and orange stay apart under every common colour blindness.
+# The colours of web/style.mjs, on white: blue and orange stay apart under every common colour blindness.
 INK = "#222222"
 FAINT = "#d8d8d8"
 COMPUTED = "#1f6fb5"

@@ -114,8 +114,8 @@ class RowCache:
     @property
     def bytes(self) -> int:
         """Memory held, counted from storages: slices of one tensor count once."""
-        storages = {c.tensor.untyped_storage().data_ptr(): c.tensor.untyped_storage() for c in self._entries.values()}
-        return sum(storage.nbytes() for storage in storages.values())
+        storages = [cached.tensor.untyped_storage() for cached in list(self._entries.values())]  # other threads store
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def keeper(rows: Sequence[Row], batch: int, *, copy: bool) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -157,7 +157,7 @@ class Run:
         self.tokens: int | None = None  # length of the prompt that the model was given first
         self.guided_rows = 1  # rows a picture takes while guidance is on
         self._step = -1
-        self._next_step: int | None = None  # as the sampler tells; None if its word does not settle it
+        self._next_step: int | None = None  # as the sampler tells
         self._caches: list[RowCache] = []
         self._wrappers: list[tuple[str, Callable]] = []
         self._model_pass = -1
@@ -196,6 +196,7 @@ class Run:
         original = guider.model_options
         options = comfy.model_patcher.create_model_options_clone(original)
         for kind, wrapper in (
+            (WrappersMP.SAMPLER_SAMPLE, self._sample),  # innermost: sees the sigmas that the sampler gets
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
             (WrappersMP.APPLY_MODEL, self._apply_model),
             *self._wrappers,
@@ -210,22 +211,6 @@ class Run:
             for cache in self._caches:
                 cache.clear()
             self._wrappers.clear()  # they hold the run: a cycle would keep the patched model until garbage is collected
-
-    def told_by(self, sampler: Any, callback: Callable) -> Callable:
-        """The callback to give to `sampler`: hears which step it has done, and passes that on to `callback`.
-
-        Of the samplers that evaluate once a step, the host's euler is the only one that never makes the processor wait
-        for the device; its word is enough to know the next step, so that this run need not make it wait either.
-        """
-        settles = getattr(sampler, "sampler_function", None) is sample_euler
-        self._next_step = 0 if settles else None
-
-        def done(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
-            if settles:
-                self._next_step = step + 1
-            callback(step, denoised, x, total)
-
-        return done
 
     def enter_stage(self, stage: range, sigmas: Sequence[float] | None = None) -> None:
         """Begin the stage made of these steps; `sigmas` from its first on, where they are not the run's own."""
@@ -252,6 +237,24 @@ class Run:
         among = [role for role, prompts in self._prompts.items() if uuids <= prompts]  # context windows take a part
         found = same or among
         return found[0] if len(found) == 1 else None
+
+    def _sample(self, executor, model, sigmas, extra_args, callback, *arguments):
+        """Follow what the sampler tells of its steps, if that says which one the next evaluation belongs to.
+
+        So it does for the host's euler, which evaluates once a step. Every other sampler of the host waits for the
+        device in each step, so that one more read of the noise level does no harm; euler never does.
+        """
+        is_euler = getattr(executor.class_obj, "sampler_function", None) is sample_euler
+        is_told = is_euler and len(sigmas) - 1 == len(self.stage)
+        self._next_step = self.stage.start if is_told else None
+
+        def done(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
+            if is_told:
+                self._next_step = self.stage.start + step + 1
+            if callback is not None:
+                callback(step, denoised, x, total)
+
+        return executor(model, sigmas, extra_args, done, *arguments)
 
     def _predict_noise(self, executor, x, timestep, model_options, seed=None):
         self._begin_evaluation(timestep)

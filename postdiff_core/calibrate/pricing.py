@@ -10,7 +10,7 @@ from typing import Any
 import comfy.samplers
 
 from .. import mixed_resolution
-from ..architecture import Size, diffusion_model_of
+from ..architecture import Size, diffusion_model_of, sigma_at
 from ..cost import UncountableModel, plan_work
 from ..schedule import Plan, plan, step_at_sigma
 from .grid import Candidate
@@ -62,7 +62,7 @@ class Pricing:
         laid_out = plan(
             candidate.settings,
             len(sigmas) - 1,
-            lambda fraction: step_at_sigma(sigmas, self._sampling.percent_to_sigma(fraction)),
+            lambda fraction: step_at_sigma(sigmas, sigma_at(self._sampling, fraction)),
             can_lower_resolution=low is not None,
         )
         return laid_out, low if laid_out.low_res_steps else None

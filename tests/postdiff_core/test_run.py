@@ -268,17 +268,32 @@ def test_the_step_of_every_evaluation_is_that_of_its_noise_level(evaluations, sa
     assert all(step == by_noise_level for step, by_noise_level in evaluations)
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_so_it_is_where_another_node_keeps_what_the_sampler_tells_or_samples_twice(evaluations, times):
-    def other(executor, model, sigmas, extra_args, callback, *arguments):
-        for _ in range(times):
-            latent = executor(model, sigmas, extra_args, None if times == 1 else callback, *arguments)
-        return latent
+def sampled_in_silence(executor, model, sigmas, extra_args, _callback, *others):
+    return executor(model, sigmas, extra_args, None, *others)
 
+
+def sampled_twice(executor, *arguments):
+    executor(*arguments)
+    return executor(*arguments)
+
+
+def sampled_from_the_third_step_on(executor, model, sigmas, *others):
+    return executor(model, sigmas[2:], *others)
+
+
+@pytest.mark.parametrize(
+    ("other", "steps"),
+    [
+        (sampled_in_silence, range(STEPS)),
+        (sampled_twice, [*range(STEPS), *range(STEPS)]),
+        (sampled_from_the_third_step_on, range(2, STEPS)),
+    ],
+)
+def test_so_it_is_where_another_node_samples_in_its_own_way(evaluations, other, steps):
     patched = pack_nodes.with_deep_cache(tiny_models.small_unet(), EVERYTHING)
     patched.add_wrapper(WrappersMP.SAMPLER_SAMPLE, other)
     sample(patched)
-    assert evaluations == [(step, step) for step in range(STEPS)] * times
+    assert evaluations == [(step, step) for step in steps]
 
 
 class Listener:

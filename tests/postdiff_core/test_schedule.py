@@ -10,6 +10,7 @@ import pytest
 
 import tiny_models
 from postdiff.postdiff_core import schedule
+from postdiff.postdiff_core.architecture import sigma_at
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 PLANS = json.loads((VECTORS / "schedule.json").read_text(encoding="utf-8"))
@@ -59,13 +60,24 @@ def test_low_sizes_are_those_of_the_vector(case):
 
 @pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform", "normal"])
 @pytest.mark.parametrize(
-    ("total", "fraction", "step"), [(20, 0.5, 10), (20, 0.2, 4), (20, 0.75, 15), (8, 0.5, 4), (8, 0.0, 0), (8, 1.0, 8)]
+    ("total", "fraction", "step"),
+    [(20, 0.5, 10), (20, 0.2, 4), (20, 0.75, 15), (8, 0.5, 4), (8, 0.0, 0), (8, 1.0, 8), (4, 0.5, 2)],
 )
-def test_the_papers_fractions_are_reached_at_its_steps_under_the_hosts_schedulers(scheduler, total, fraction, step):
-    sampling = tiny_models.sd15().get_model_object("model_sampling")
+@pytest.mark.parametrize("build", [tiny_models.sd15, tiny_models.lcm])
+def test_the_papers_fractions_are_reached_at_its_steps_under_the_hosts_schedulers(
+    build, scheduler, total, fraction, step
+):
+    sampling = build().get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, total).tolist()
-    assert schedule.step_at_sigma(sigmas, sampling.percent_to_sigma(fraction)) == step
+    assert schedule.step_at_sigma(sigmas, sigma_at(sampling, fraction)) == step
     assert schedule.step_at_uniform_timesteps(total, fraction) == step
+
+
+@pytest.mark.parametrize("build", [tiny_models.sd15, tiny_models.sdxl, tiny_models.pixart_alpha, tiny_models.auraflow])
+def test_a_fraction_of_the_timesteps_is_the_hosts(build):
+    sampling = build().get_model_object("model_sampling")
+    for fraction in (0.0, 0.2, 0.5, 0.75, 1.0):
+        assert sigma_at(sampling, fraction) == sampling.percent_to_sigma(fraction)
 
 
 def test_without_a_lower_resolution_there_is_no_stage_for_it():

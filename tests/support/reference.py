@@ -110,6 +110,8 @@ class _Run:
 
     def first_step_past(self, fraction: float) -> int:
         threshold = self.sampling.percent_to_sigma(fraction)
+        if len(self.sampling.sigmas) == 50 and 0 < fraction < 1:  # LCM's timesteps: 999, 979, ..., 19
+            threshold = float(self.sampling.sigma(torch.tensor(999 - 980 * fraction)))
         for i in range(self.total):
             if float(self.sigmas[i]) <= threshold * 1.0001:
                 return i
