@@ -27,10 +27,10 @@ class Clock:
     def __init__(self, kind: str, device: str) -> None:
         if kind == "cpu" and device != "cpu":
             raise ValueError("--clock cpu measures work on the CPU only; use --clock wall on other devices.")
-        self.kind, self._device = kind, device
+        self.kind, self.device = kind, device
 
     def __call__(self) -> float:
-        if self._device == "cuda":
+        if self.device == "cuda":
             torch.cuda.synchronize()
         if self.kind == "cpu":
             return time.process_time() / torch.get_num_threads()
@@ -72,7 +72,9 @@ def machine(device: str) -> dict[str, Any]:
     """What a figure depends on: processor, cores, threads, versions and date."""
     import comfyui_version
 
+    on_cuda = {"memory": "without dynamic VRAM, torch's own allocator"}  # the host turns those on in its main.py
     return {
+        **(on_cuda if device == "cuda" else {}),
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),

@@ -46,7 +46,7 @@ def speed_table(result: dict[str, Any]) -> str:
             "",
             *markdown(header, rows),
             "",
-            f"Switched-off nodes add {result['neutral_ms_per_evaluation']:.2f} ms to a model evaluation.",
+            f"Switched-off nodes add {result['neutral_ms_per_evaluation']:.2f} ms to a model evaluation (processor time).",
             "",
             *markdown(["step of the attainable limit", "seconds"], kinds),
         ]
@@ -57,8 +57,9 @@ def conditions(result: dict[str, Any]) -> str:
     """Where and how the figures were read, in two sentences."""
     machine = result["machine"]
     clock = {"wall": "wall clock", "cpu": "processor time per thread (the machine was in use by others)"}
+    memory = f" ({machine['memory']})" if "memory" in machine else ""
     return (
-        f"{machine['device']}, {machine['cores']} cores, {machine['torch_threads']} torch threads, torch "
+        f"{machine['device']}{memory}, {machine['cores']} cores, {machine['torch_threads']} torch threads, torch "
         f"{machine['torch']}, ComfyUI {machine['comfyui']}, {machine['date']}. {clock[result['clock']].capitalize()}, "
         f"medians of {result['repeats']} alternating rounds; ± is half the range."
     )
@@ -114,8 +115,8 @@ def peers_error_table(result: dict[str, Any]) -> str:
     order = sorted(done, key=lambda row: (row["name"] != "PostDiff", row["name"], row["work_saved_factor"]))
     failed = [[row["name"], row["setting"], "failed", row["failure"]] for row in result["rows"] if row["failure"]]
     stock = ["stock", "", "1.00", f"{result['stock']['error']:.4f} ± {result['stock']['standard_error']:.4f}"]
-    header = ["", "setting", "times less work", "error", "PostDiff at the same cost", "drift"]
-    header += ["PostDiff at the same cost"]
+    header = ["", "setting", "times less work", "error", "PostDiff at the same cost or less", "drift"]
+    header += ["PostDiff at the same cost or less"]
     return "\n".join(
         [
             f"# Peers: {result['title']}",

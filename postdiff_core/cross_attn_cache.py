@@ -154,7 +154,8 @@ class _Memory:
         """Make what the remaining row reuses after the cut-off; false if there is no other row to mix with."""
         if self._mixed.get(site.place, positive) is not None:
             return True
-        negative = self._run.partner_of(positive)
+        partner = self._run.partner_of(positive)
+        negative = self._cache.on_any_device(site.place, partner) if partner else None
         cond = self._cache.get(site.place, positive)
         uncond = self._cache.get(site.place, negative) if negative else None
         if (
@@ -165,7 +166,7 @@ class _Memory:
             or cond.rows.shape != uncond.rows.shape
         ):
             return False
-        mixed = mix(cond.rows, uncond.rows, self._mode, self._run.guider.cfg)
+        mixed = mix(cond.rows, uncond.rows.to(cond.rows.device), self._mode, self._run.guider.cfg)
         self._mixed.put(site.place, positive, mixed, cond.about)
         self._cache.drop(site.place, positive)
         self._cache.drop(site.place, negative)

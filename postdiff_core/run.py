@@ -105,6 +105,13 @@ class RowCache:
     def get(self, place: Hashable, branch: Branch) -> Cached | None:
         return self._entries.get((place, branch))
 
+    def on_any_device(self, place: Hashable, branch: Branch) -> Branch | None:
+        """`branch`, or the same on another GPU where they share a batch, whichever is kept at `place`."""
+        kept = [
+            other for at, other in list(self._entries) if at == place and other._replace(device=branch.device) == branch
+        ]
+        return branch if branch in kept else next(iter(kept), None)
+
     def drop(self, place: Hashable, branch: Branch) -> None:
         self._entries.pop((place, branch), None)
 

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.samplers
@@ -222,6 +223,23 @@ def test_rows_that_move_to_another_device_are_not_those_that_were_kept():
     prompts = {"uuids": ["one", "other"], "cond_or_uncond": [0, 1]}
     here, there = (run._rows(torch.empty(2, 4, 8, 8, device=device), prompts) for device in ("cpu", "meta"))
     assert len({row.branch for row in (*here, *there)}) == 4
+
+
+def test_what_two_devices_computed_is_mixed_on_one(monkeypatch):
+    """Where each evaluates one of the prompts; a name is all that the second has here."""
+
+    def rows_apart(run, *arguments):
+        elsewhere = torch.device("meta")
+        return tuple(
+            replace(row, branch=row.branch._replace(device=elsewhere)) if row.role == "negative" else row
+            for row in rows_of(run, *arguments)
+        )
+
+    model = pack_nodes.with_caches(tiny_models.small_unet(), EVERYTHING)
+    together = sample(model)
+    rows_of = Run._rows
+    monkeypatch.setattr(Run, "_rows", rows_apart)
+    assert torch.equal(sample(model), together)
 
 
 @pytest.mark.parametrize("postdiff_first", [True, False])
