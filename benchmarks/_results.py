@@ -46,7 +46,7 @@ def speed_table(result: dict[str, Any]) -> str:
             "",
             *markdown(header, rows),
             "",
-            f"Switched-off nodes add {result['neutral_ms_per_evaluation']:.2f} ms to a model evaluation (processor time).",
+            f"Switched-off nodes add {result['neutral_ms_per_evaluation']:.2f} ms of the processor's to an evaluation.",
             "",
             *markdown(["step of the attainable limit", "seconds"], kinds),
         ]
