@@ -114,7 +114,7 @@ function stepInWords(step, index, say) {
     step.xattn === "reuse" && say("cross-attention reused"),
     step.cfg === "on" ? say("guidance on") : say("guidance off"),
   ];
-  return `${say("Step {n}", { n: index + 1 })}: ${facts.filter(Boolean).join(", ")}`;
+  return say("Step {n}", { n: index + 1 }) + say(": ") + facts.filter(Boolean).join(say(", "));
 }
 
 /** The whole picture in words, for those who cannot see it. */
@@ -129,8 +129,10 @@ export function inWords(steps, techniques, kind, say) {
     cross_attn_cache: [[say("cross-attention reused"), ranges("xattn", "reuse")]],
     cfg_cutoff: [[say("guidance off"), ranges("cfg", "off")]],
   };
-  const facts = techniques.flatMap((each) => words[each].map(([what, where]) => `${what}: ${where || say("none")}`));
-  return `${kind}: ${say("{total} steps", { total: steps.length })}; ${facts.join("; ")}.`;
+  const facts = techniques
+    .flatMap((each) => words[each])
+    .map(([what, where]) => what + say(": ") + (where || say("none")));
+  return kind + say(": ") + [say("{total} steps", { total: steps.length }), ...facts].join(say("; ")) + say(".");
 }
 
 function rangesOf(steps, holds, say) {
@@ -142,7 +144,7 @@ function rangesOf(steps, holds, say) {
   });
   return ranges
     .map(([first, last]) => (first === last ? `${first}` : say("{first} to {last}", { first, last })))
-    .join(", ");
+    .join(say(", "));
 }
 
 /** What a run took, in one line; the speed-up is against the run's own full-cost steps, absent if it had none. */

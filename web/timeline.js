@@ -141,8 +141,9 @@ function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler }, say
 function viewOfRun({ steps, notes, step, report }, { scale = 1 }, say) {
   const view = { steps, scale, notes: report?.notes ?? notes, step };
   if (report) return { ...view, state: "measured", badge: "", text: resultLine(report, say) };
-  const badge = step === null ? say("starting") : say("step {n}", { n: step + 1 });
-  return { ...view, state: "running", badge, text: say("of {total}", { total: steps.length }) };
+  const total = steps.length;
+  if (step === null) return { ...view, state: "running", badge: say("starting"), text: say("{total} steps", { total }) };
+  return { ...view, state: "running", badge: say("step {n}", { n: step + 1 }), text: say("of {total}", { total }) };
 }
 
 /** Nodes 2.0 does so by itself. */
