@@ -20,7 +20,7 @@ PAPER = Techniques(low_res_scale=0.5, low_res_until=0.5, interval=2, depth=2, cr
 IN_HALF_PRECISION = {"fp16 weights": 0.01, "bf16 weights": 0.05}
 DRAWS_OTHER_NOISE = {"LCM", "ModelSamplingDiscrete, lcm"}
 """The host seeds the noise that samplers add otherwise on the processor than on other devices."""
-CANNOT = {"LTX-2 (nested latent)", "TorchCompileModel", "unCLIP"}
+CANNOT = {"LTX-2 (nested latent)", "TorchCompileModel, backend eager", "unCLIP"}
 """Rows that the stock nodes cannot run on this device."""
 ALWAYS = {
     "ConditioningSetArea",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import comfy.ldm.modules.attention
 import comfy.ldm.pixart.blocks
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import full_size_models
 import tiny_models
-from postdiff.postdiff_core import cost, schedule
+from postdiff.postdiff_core import cost, presets, schedule
 from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 TERA = 1e12
@@ -132,6 +132,21 @@ def test_the_ideal_speedup_is_stock_work_over_the_plans_work(case, techniques, s
     assert work.work_saved == pytest.approx(1 - 1 / work.speedup)
     assert work.stock == case.work().total
     assert len(work.steps) == case.steps
+
+
+@pytest.mark.parametrize(
+    ("case", "named", "by_auto"),
+    [(replace(SD15, size=64, low_size=32), 3.30, 2.53), (replace(SDXL, size=64, low_size=48), 2.40, 2.17)],
+    ids=["SD1.5", "SDXL"],
+)
+def test_at_512_pixels_auto_saves_less_than_the_preset_by_name(case, named, by_auto):
+    """It begins at three quarters of the trained side: SD1.5 at 384 pixels, SDXL at the full 512."""
+    family = {SD15.build: "sd15", SDXL.build: "sdxl"}[case.build]
+    beta = presets.smallest_beta(family, (case.size, case.size))
+    everything = {"mix": True, "depth": 2, **AT_THREE_QUARTERS}
+    from_auto = replace(case, low_size=round(beta * case.size)).work(**everything | {"mix": beta < 1})
+    assert case.work(**everything).speedup == pytest.approx(named, abs=0.005)
+    assert from_auto.speedup == pytest.approx(by_auto, abs=0.005)
 
 
 @pytest.mark.parametrize(

@@ -449,7 +449,7 @@ _ROWS = [
     ),
     Row("LazyCache, early steps", _PATCHES, companions.lazy_cache),
     Row(
-        "TorchCompileModel",
+        "TorchCompileModel, backend eager",
         _PATCHES,
         companions.compiled,
         sampler_nodes.freshly_compiled,

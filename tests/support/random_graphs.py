@@ -24,7 +24,7 @@ from composition import REFUSALS, ROWS, SAMPLERS, TECHNIQUES, UNET, Row
 from postdiff.postdiff_core.schedule import MODES, UPSCALE_METHODS
 from reference import Techniques
 
-SLOW = {"TorchCompileModel"}
+SLOW = {"TorchCompileModel, backend eager"}
 BASES = [row.name for row in ROWS.values() if row.group != SAMPLERS and row.name not in SLOW]
 SECONDS = [name for name in BASES if ROWS[name].model is UNET and ROWS[name].companion is not companions.nothing]
 SMALLEST = {"PixArt-alpha": 66, "PixArt-sigma": 66, "tiles, a run each": 24}  # the last tiles are a quarter of that
