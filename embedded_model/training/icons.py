@@ -58,6 +58,7 @@ def render_all(
 
     The autoencoder learns from the corpus, so that it knows more than the concepts of one version of the model.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     icon_sets = [fetch_icon_set(style, downloads) for style in STYLES]
     shared = sorted(set.intersection(*({n for n in s["icons"] if "skin-tone" not in n} for s in icon_sets)))
     for file, names, side in (("concepts.npy", concept_icons, concept_side), ("corpus.npy", shared, corpus_side)):

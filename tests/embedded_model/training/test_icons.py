@@ -32,14 +32,14 @@ def rendered(monkeypatch):
 
 
 def render(folder, names):
-    icons.render_all(folder, folder, names, concept_side=4, corpus_side=4)
+    icons.render_all(folder / "icons", folder / "downloads", names, concept_side=4, corpus_side=4)
 
 
 def test_concepts_and_every_shared_icon_are_rendered_in_both_styles(rendered, tmp_path):
     render(tmp_path, ["leaf"])
     assert rendered == ["leaf"] * 2 + ["coal"] * 2 + ["leaf"] * 2
-    assert np.load(tmp_path / "concepts.npy").shape == (1, 2, 4, 4, 4)
-    assert np.load(tmp_path / "corpus.npy").shape == (2, 2, 4, 4, 4)  # without skin tones
+    assert np.load(tmp_path / "icons" / "concepts.npy").shape == (1, 2, 4, 4, 4)
+    assert np.load(tmp_path / "icons" / "corpus.npy").shape == (2, 2, 4, 4, 4)  # without skin tones
 
 
 def test_rendered_icons_are_kept(rendered, tmp_path):
@@ -54,7 +54,7 @@ def test_other_concepts_are_rendered_anew(rendered, tmp_path):
     rendered.clear()
     render(tmp_path, ["coal", "leaf"])
     assert rendered == ["coal", "coal", "leaf", "leaf"]
-    assert np.load(tmp_path / "concepts.npy").shape[0] == 2
+    assert np.load(tmp_path / "icons" / "concepts.npy").shape[0] == 2
 
 
 def test_an_icon_is_composed_over_a_colour():
