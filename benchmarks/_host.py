@@ -12,10 +12,18 @@ from pack import ROOT, load_pack, prepare_comfyui
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say where and in which number format a benchmark runs."""
+    """The options that say where a benchmark runs."""
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
     parser.add_argument("--threads", type=int, help="torch threads on the CPU; default: torch's own choice")
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
+
+
+def add_timing_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say in which number format a benchmark runs, and how it is timed."""
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
@@ -23,7 +31,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="cpu: processor time, for a CPU that is in use by others",
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds; each runs every row once")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
 
 
 def start(options: argparse.Namespace) -> None:

@@ -20,8 +20,8 @@ SAME_WORK = 0.01
 
 SCORES_ARE = (
     "**right**: share of pictures whose nearest training picture is of the concept prompted; **points** is the change "
-    "in per cent. **Frechet**: distance of the pictures' features from the training pictures', in an encoder of this "
-    "repository that was trained on other icons; it falls as pairs are added, so compare where they are equal. "
+    "in percentage points. **Frechet**: distance of the pictures' features from the training pictures', in an encoder "
+    "of this repository that was trained on other icons; it falls as pairs are added, so compare where they are equal. "
     "**detail**: Laplacian energy relative to the real icons'. **error**: difference from the prompt's own training "
     "picture. Changes are from the full run, pair by pair; brackets hold 95 % intervals. All scores are of emoji; none "
     "is an FID, a CLIP score or LPIPS."
@@ -96,9 +96,11 @@ def comparisons(table: Table, rows: Sequence[dict[str, Any]], scores: dict[str, 
 
 
 def page(result: dict[str, Any]) -> str:
-    """A table's result as Markdown, the dearest setting first within the order given."""
+    """A table's result as Markdown, group by group in the order given, in each the dearest setting first."""
     machine = result["machine"]
     done = [each for each in result["rows"] if each["pairs"]]
+    groups = list(dict.fromkeys(each["group"] for each in done))
+    done.sort(key=lambda each: (groups.index(each["group"]), -each["work"]))
     pairs = sorted({each["pairs"] for each in done})
     drawn = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     failed = [each for each in result["rows"] if each["failure"]]

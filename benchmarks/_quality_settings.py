@@ -211,9 +211,10 @@ def _cross_attention_at_the_switch() -> Table:
         "Cross-attention at the switch: resized, or computed once at full size",
         (
             FULL,
-            postdiff("resized", beta=0.5, s=0.5, m=0.5, cutoff=False, group="m at the switch"),
-            postdiff("computed once", beta=0.5, s=0.5, m=later, cutoff=False, group="m at the switch"),
+            postdiff("resized", beta=0.5, s=0.5, m=0.5, cutoff=False, group="resized"),
+            postdiff("computed once", beta=0.5, s=0.5, m=later, cutoff=False, group="computed once"),
         ),
+        compared=("resized", "computed once"),
     )
 
 

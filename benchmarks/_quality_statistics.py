@@ -19,9 +19,6 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Estimate:
-        return Estimate(*(factor * each for each in self))
-
 
 def share_difference(ours: np.ndarray, full: np.ndarray) -> Estimate:
     """Share of the true in `ours` minus that in `full`, pair by pair (Agresti and Min 2005: half a pair a cell)."""

@@ -26,7 +26,7 @@ def speed_table(result: dict[str, Any]) -> str:
         [
             row["name"].replace("_", " "),
             f"{row['seconds']:.2f}",
-            f"{row['spread']:.1%}",
+            f"{row['spread']:.1%}" if result["repeats"] > 1 else "",
             f"{row['speedup']:.2f}",
             f"{row['arithmetic']:.2f}",
             f"{row['speedup'] / row['arithmetic']:.2f}",
@@ -53,16 +53,21 @@ def speed_table(result: dict[str, Any]) -> str:
     )
 
 
-def conditions(result: dict[str, Any]) -> str:
-    """Where and how the figures were read, in two sentences."""
-    machine = result["machine"]
-    clock = {"wall": "wall clock", "cpu": "processor time per thread (the machine was in use by others)"}
+def place(machine: dict[str, Any]) -> str:
+    """Where figures were read, in a sentence."""
     memory = f" ({machine['memory']})" if "memory" in machine else ""
     return (
-        f"{machine['device']}{memory}, {machine['cores']} cores, {machine['torch_threads']} torch threads, torch "
-        f"{machine['torch']}, ComfyUI {machine['comfyui']}, {machine['date']}. {clock[result['clock']].capitalize()}, "
-        f"medians of {result['repeats']} alternating rounds; ± is half the range."
+        f"{machine['device']}{memory}, {machine['cores']} cores, torch threads: {machine['torch_threads']}, torch "
+        f"{machine['torch']}, ComfyUI {machine['comfyui']}, {machine['date']}."
     )
+
+
+def conditions(result: dict[str, Any]) -> str:
+    """Where and how times were taken, in two sentences."""
+    clock = {"wall": "Wall clock", "cpu": "Processor time per thread (the machine was in use by others)"}
+    rounds = f"medians of {result['repeats']} alternating rounds; ± is half the range"
+    taken = "one round" if result["repeats"] == 1 else rounds
+    return f"{place(result['machine'])} {clock[result['clock']]}, {taken}."
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -121,7 +126,7 @@ def peers_error_table(result: dict[str, Any]) -> str:
         [
             f"# Peers: {result['title']}",
             "",
-            conditions(result),
+            place(result["machine"]),
             "",
             f"Error: {result['error_is']}, mean and its standard error. Drift: the latent's difference from the stock "
             "run's of the same seed, root mean square and relative to it; none is given for runs that start at low "
@@ -129,6 +134,32 @@ def peers_error_table(result: dict[str, Any]) -> str:
             "run's.",
             "",
             *markdown(header, [padded(cells, len(header)) for cells in (*map(line, order), *failed, stock)]),
+        ]
+    )
+
+
+def reuse_table(result: dict[str, Any]) -> str:
+    """The result of `peers.py reuse` as Markdown, one step a line."""
+    rows = [
+        [
+            *(f"{row['step'] + 1}", f"{row['sigma']:.2f}"),
+            *(f"{mean:.3f} ± {error:.3f}" for mean, error in (row["reused"], row["left_out"])),
+            f"{row['reused'][0] / row['left_out'][0]:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    return "\n".join(
+        [
+            f"# A step with the deep branch reused, and a step left out: {result['title']}",
+            "",
+            place(result["machine"]),
+            "",
+            "Difference from the step's exact velocity, root mean square and relative to it, mean and its standard "
+            f"error. Reused: only the first and last {result['depth']} blocks are computed, around the deep feature of "
+            "the step before. Left out: the velocity of the step before serves for both. Either is given the latent of "
+            "the exact run.",
+            "",
+            *markdown(["step", "sigma", "reused", "left out", "ratio"], rows),
         ]
     )
 

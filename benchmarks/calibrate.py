@@ -146,6 +146,7 @@ def _parse() -> argparse.Namespace:
         "--partial", type=Path, help="where the scores are kept as they come; default: the cache folder"
     )
     _host.add_options(parser)
+    _host.add_json_option(parser)
     return parser.parse_args()
 
 

@@ -3,10 +3,12 @@
     python dev.py bench peers speed --model sd15 --size 256 --steps 8
     python dev.py bench peers error --pictures 24
     python dev.py bench peers speed --pack PATH --set NODE.input=value
+    python dev.py bench peers reuse
 
 `speed` times each at its defaults on the paper's architecture with random weights. `error` sweeps their settings on the
 embedded model and compares pictures, with what they show and with the stock run's, at the same executed
-multiply-accumulates (counted while they run). A peer that fails is shown with its error.
+multiply-accumulates (counted while they run). A peer that fails is shown with its error. `reuse` asks why a deep cache
+drifts as far as fewer steps do: how much a step errs that reuses the deep branch, and one that is left out.
 """
 
 from __future__ import annotations
@@ -24,12 +26,17 @@ import _host
 def main() -> None:
     options = _parse()
     _host.start(options)
-    result = {"speed": measure_speed, "error": measure_error}[options.what](options)
+    result = {"speed": measure_speed, "error": measure_error, "reuse": measure_reuse}[options.what](options)
 
-    from _results import peers_error_table, peers_speed_table, save
+    import _results
 
-    table = {"speed": peers_speed_table, "error": peers_error_table}[options.what](result)
-    save(f"peers-{options.what}-{result['subject']}-{options.device}", result, table)
+    tables = {
+        "speed": _results.peers_speed_table,
+        "error": _results.peers_error_table,
+        "reuse": _results.reuse_table,
+    }
+    table = tables[options.what](result)
+    _results.save(f"peers-{options.what}-{result['subject']}-{options.device}", result, table)
     print(json.dumps(result, indent=1) if options.json else table)
 
 
@@ -46,7 +53,10 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
     model = _models.build(family, _host.dtype_of(options))
     inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps)
     candidates = [*_candidates.at_defaults(family.preset), *_packs(options)]
-    sample({**inputs, "steps": 1})  # warms up
+    warm_up = {**inputs, "steps": min(steps, 4)}  # kernels are prepared for each new shape; four steps meet them all
+    sample(warm_up)
+    for candidate in tqdm(candidates, desc="warm-up", leave=False, disable=None):
+        attempt(lambda c=candidate: sample(c.prepare(warm_up)))
     rows: list[dict[str, Any]] = [
         {"name": each.name, "setting": each.setting, "seconds": [], "failure": None} for each in candidates
     ]
@@ -67,6 +77,8 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
             row |= {"seconds": statistics.median(seconds), "speedup": statistics.median(ratios)}
     return {
         **_document(options, options.model),
+        "clock": options.clock,
+        "repeats": options.repeats,
         "title": f"{family.title}, {pixels} px, {steps} steps, {options.dtype}",
         "stock_seconds": statistics.median(stock),
         "stock_spread": spread(stock),
@@ -123,6 +135,30 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
         "error_is": subject.error_is,
         "stock": stock,
         "rows": rows,
+    }
+
+
+def measure_reuse(options: argparse.Namespace) -> dict[str, Any]:
+    """What each second step errs if the deep branch is reused in it, and if the step is left out."""
+    from _reuse import DEPTH, step_errors
+    from _subjects import EmbeddedModel
+    from tqdm import tqdm
+
+    subject = EmbeddedModel(options.pictures)
+    pictures = [step_errors(given) for given in tqdm(subject.inputs, unit="picture", disable=None)]
+    return {
+        **_document(options, subject.name),
+        "title": f"{subject.title}, {len(pictures)} pictures, {subject.inputs[0]['steps']} steps",
+        "depth": DEPTH,
+        "rows": [
+            {
+                "step": errors[0].step,
+                "sigma": errors[0].sigma,
+                "reused": mean_and_its_error([error.reused for error in errors]),
+                "left_out": mean_and_its_error([error.left_out for error in errors]),
+            }
+            for errors in zip(*pictures, strict=True)
+        ],
     }
 
 
@@ -205,31 +241,30 @@ def _document(options: argparse.Namespace, subject: str) -> dict[str, Any]:
     return {
         "benchmark": f"peers {options.what}",
         "subject": subject,
-        "clock": options.clock,
-        "repeats": options.repeats,
         "machine": machine(options.device),
     }
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench peers", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("speed", "error"))
-    parser.add_argument(
-        "--model",
-        choices=("sd15", "lcm", "sdxl", "pixart_alpha", "embedded", "random"),
-        help="speed: an architecture of the paper (default sd15); error: embedded (default), or a tiny random one",
-    )
-    parser.add_argument("--size", type=int, help="speed: pixels a side; default: the paper's")
-    parser.add_argument("--steps", type=int, help="default: the model's")
-    parser.add_argument("--pictures", type=int, default=24, help="error: how many prompts, one seed each")
-    parser.add_argument("--pack", type=Path, action="append", default=[], help="a folder with another node pack")
-    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="for the packs' nodes")
-    _host.add_options(parser)
-    options = parser.parse_args()
-    options.model = options.model or {"speed": "sd15", "error": "embedded"}[options.what]
-    if (options.model in ("embedded", "random")) != (options.what == "error"):
-        parser.error(f"{options.what} does not run on {options.model}.")
-    return options
+    what = parser.add_subparsers(dest="what", required=True)
+    speed = what.add_parser("speed", help="seconds, on a paper's architecture with random weights")
+    speed.add_argument("--model", choices=("sd15", "lcm", "sdxl", "pixart_alpha"), default="sd15")
+    speed.add_argument("--size", type=int, help="pixels a side; default: the paper's")
+    _host.add_timing_options(speed)
+    error = what.add_parser("error", help="what pictures lose at the same work")
+    error.add_argument("--model", choices=("embedded", "random"), default="embedded", help="random: to try it out")
+    reuse = what.add_parser("reuse", help="what a step errs with the deep branch reused, and left out")
+    for each in (error, reuse):
+        each.add_argument("--pictures", type=int, default=24, help="how many prompts, one seed each")
+    for each in (speed, error):
+        each.add_argument("--steps", type=int, help="default: the model's")
+        each.add_argument("--pack", type=Path, action="append", default=[], help="a folder with another node pack")
+        each.add_argument("--set", action="append", default=[], metavar="NODE.input=JSON", help="for the packs' nodes")
+    for each in (speed, error, reuse):
+        _host.add_options(each)
+        _host.add_json_option(each)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ Every setting runs through the real nodes, on the same pairs of prompt and seed.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import _host
+
+from environment import cache_folder
 
 GATE = "gate"
 LEAST_WORK_SAVED, MOST_POINTS_LOST = 2.2, 2.0
@@ -65,8 +66,9 @@ def draw(chosen: Sequence[Any], runs: Any, scorebook: Any, most: int | None) -> 
         for table in chosen
         for setting in table.settings
     ]
-    todo = sum({(setting.key): pairs - runs.shards(setting).done for setting, pairs in passes}.values())
-    with tqdm(total=max(0, todo), unit="picture", smoothing=0.05) as progress:
+    most_of = {setting.key: (setting, pairs) for setting, pairs in sorted(passes, key=lambda each: each[1])}
+    todo = sum(max(0, pairs - runs.shards(setting).done) for setting, pairs in most_of.values())
+    with tqdm(total=todo, unit="picture", smoothing=0.05) as progress:
         for setting, pairs in passes:
             if setting.key in failures:
                 continue
@@ -159,8 +161,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these tables only")
     parser.add_argument("--pairs", type=int, help="at most so many pairs a setting; default: as each table plans")
     parser.add_argument("--report", action="store_true", help="draw nothing; tables of what is there")
-    cache = Path(os.environ.get("POSTDIFF_CACHE") or Path.home() / ".cache" / "postdiff")
-    parser.add_argument("--store", type=Path, default=cache / "quality", help="where pictures and scores are kept")
+    parser.add_argument(
+        "--store", type=Path, default=cache_folder() / "quality", help="where pictures and scores are kept"
+    )
     _host.add_options(parser)
     return parser.parse_args()
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import _host
+
+from environment import cache_folder
 
 SEED, STEPS, BATCH, LEARNING_RATE = 7, 800, 64, 3e-3
 DRAWN_SIDE = 192  # pixels, about as large as the model draws an icon
@@ -142,8 +143,9 @@ def save(file: Path, encoder: Any, detail: Any, about: dict[str, Any]) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench quality_encoder", description=__doc__.split("\n\n")[0])
-    cache = Path(os.environ.get("POSTDIFF_CACHE") or Path.home() / ".cache" / "postdiff")
-    parser.add_argument("--downloads", type=Path, default=cache / "icons", help="where the icon packages lie or go")
+    parser.add_argument(
+        "--downloads", type=Path, default=cache_folder() / "icons", help="where the icon packages lie or go"
+    )
     _host.add_options(parser)
     return parser.parse_args()
 

@@ -167,6 +167,8 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="default: the paper's")
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="which rows to run besides stock; default: every one")
     _host.add_options(parser)
+    _host.add_timing_options(parser)
+    _host.add_json_option(parser)
     return parser.parse_args(arguments)
 
 

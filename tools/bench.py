@@ -11,8 +11,8 @@ def main(arguments: list[str]) -> None:
     available = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
     name = arguments[0] if arguments else ""
     if name not in available:
-        names = ", ".join(available) or "none yet"
-        sys.exit(f"{'Name a benchmark' if not name else f'There is no benchmark {name!r}'}. Available: {names}.")
+        wrong = f"There is no benchmark {name!r}" if name else "Name a benchmark"
+        sys.exit(f"{wrong}. Available: {', '.join(available)}.")
     sys.argv = [str(available[name]), *arguments[1:]]
     sys.path.insert(0, str(folder))
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -44,7 +44,9 @@ function lowResSteps(mixed, total, reached) {
 function deepCacheStates(cache, total, switchAt, reached) {
   const states = Array(total).fill("off");
   if (!cache) return states;
-  if (cache.start_percent >= cache.end_percent) throw new RangeError("The deep cache window is empty.");
+  if (cache.start_percent >= cache.end_percent) {
+    throw new RangeError("The deep cache window is empty: lower start_percent or raise end_percent.");
+  }
   if (cache.interval === 1) return states;
   const start = reached(cache.start_percent);
   const end = reached(cache.end_percent);
