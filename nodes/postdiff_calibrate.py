@@ -60,6 +60,13 @@ class PostDiffCalibrate(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, preset_name: str | None = None, resume: bool | None = None, **_: Any) -> str | float:
+        """Queued again, an unfinished search goes on, though no input has changed."""
+        if not resume or not preset_name or saved_presets.is_complete(saved_presets.file_name(preset_name)):
+            return "as asked"
+        return float("nan")
+
+    @classmethod
     def execute(
         cls,
         model: Any,

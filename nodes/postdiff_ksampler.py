@@ -51,6 +51,11 @@ class PostDiffKSampler(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, preset: str | None = None, **_: Any) -> str:
+        """Runs again when a saved preset has changed under its name."""
+        return saved_presets.fingerprint(preset) if preset and preset not in presets.CHOICES else ""
+
+    @classmethod
     def execute(cls, model: Any, preset: str, **ksampler: Any) -> io.NodeOutput:
         inputs = {name: ksampler[name] for name in ("sampler_name", "cfg", "steps")}
         height, width = ksampler["latent_image"]["samples"].shape[-2:]

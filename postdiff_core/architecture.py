@@ -30,7 +30,10 @@ def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
         return LatentGeometry(multiple=diffusion_model.patch_size, smallest_mean=33)
     patch_size = getattr(diffusion_model, "patch_size", None)
     if isinstance(patch_size, (tuple, list)):
-        patch_size = max(patch_size)
+        *_, height, width = patch_size
+        if height != width:  # no picture: ACE-Step's latent is frequency x time
+            return None
+        patch_size = height
     return LatentGeometry(multiple=patch_size) if isinstance(patch_size, int) else None
 
 

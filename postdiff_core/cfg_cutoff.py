@@ -31,30 +31,30 @@ class _Cutoff:
         self.evaluated_shapes: set[torch.Size] = set()  # of latents for which both prompts have been evaluated
 
     def __call__(
-        self, executor: Any, model: Any, conds: Conds, x: torch.Tensor, timestep: torch.Tensor, model_options: dict
+        self, executor: Any, model: Any, conds: Conds, x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
     ) -> Predictions:
         def evaluate(conds: Conds) -> Predictions:
-            return executor(model, conds, x, timestep, model_options)
+            return executor(model, conds, x_in, timestep, model_options)
 
         if self.run.step.guided:
             if len(conds) == 2 and all(conds):
-                self.evaluated_shapes.add(x.shape)
+                self.evaluated_shapes.add(x_in.shape)
             return evaluate(conds)
         roles = self.run.roles_of(conds)
         asked = [role for cond, role in zip(conds, roles, strict=True) if cond is not None]
         if len(conds) == 2 and set(asked) == {"positive", "negative"}:
-            self.run.guided_rows = 2  # what a stock step would have run
+            self.run.count_rows(conds, roles)  # what a stock step would have run
             positive = roles.index("positive")
-            if _replaces_self_attention(model_options) and x.shape not in self.evaluated_shapes:
-                self._note_both_evaluated_once(x.shape)
+            if _replaces_self_attention(model_options) and x_in.shape not in self.evaluated_shapes:
+                self._note_both_evaluated_once(x_in.shape)
             else:
                 conds = [cond if i == positive else None for i, cond in enumerate(conds)]
             return [evaluate(conds)[positive]] * 2
         if asked == ["positive"]:
             predictions = evaluate(conds)
-            self.alone = x, timestep, predictions[roles.index("positive")]
+            self.alone = x_in, timestep, predictions[roles.index("positive")]
             return predictions
-        if asked == ["negative"] and self.alone is not None and self.alone[0] is x and self.alone[1] is timestep:
+        if asked == ["negative"] and self.alone is not None and self.alone[0] is x_in and self.alone[1] is timestep:
             return [self.alone[2]] * len(conds)
         if len(asked) > 1:
             self.run.note(

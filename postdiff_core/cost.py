@@ -117,12 +117,14 @@ def plan_work(
     tokens: int,
     batch: int = 1,
     guided_rows: int = 2,
+    unguided_rows: int = 1,
     depth: int | None = None,
 ) -> PlanWork:
     """The work of a run that follows `plan`, and of its stock counterpart.
 
     `size` and `low_size` are latent (height, width); `guided_rows` is the rows a picture takes in a guided step: 2, or
-    1 where guidance is distilled in (LCM). `depth` is the deep cache's. Raises as `step_work` does, and ValueError
+    1 where guidance is distilled in (LCM), `unguided_rows` in the others; both are more where prompts are combined.
+    `depth` is the deep cache's. Raises as `step_work` does, and ValueError
     where the plan needs a `low_size` or `depth` that is missing.
     """
     if low_size is None and plan.low_res_steps:
@@ -136,7 +138,7 @@ def plan_work(
             model,
             height,
             width,
-            batch * (guided_rows if step.guided else 1),
+            batch * (guided_rows if step.guided else unguided_rows),
             tokens,
             depth=depth if step.deep == "reuse" else None,
             # Nothing is stored before step 0: there every layer computes, even if m is 0.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import comfy.model_management
@@ -16,19 +17,22 @@ from .schedule import Plan, Settings
 GUIDED_ROWS = 2
 
 
-def install(run: Any, settings: Settings, noise_shape: tuple[int, ...], low: Size | None) -> None:
+def install(run: Any, settings: Settings, full_shape: tuple[int, ...], low: Size | None) -> None:
     """Make ComfyUI plan both stages of a run for the full size and for what the caches hold."""
+    pictures, *_, height, width = full_shape
 
-    *others, height, width = noise_shape
-
-    def wrapper(executor: Callable, model: Any, _stage_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
-        base = model.model
+    @cache
+    def held_bytes(base: Any) -> int:
         diffusion_model = whole_module(base.diffusion_model)
-        held = cached_values(diffusion_model, run.plan, settings, (height, width), low) * noise_shape[0]
-        padding = held * comfy.model_management.dtype_size(base.get_dtype_inference())
+        values = cached_values(diffusion_model, run.plan, settings, (height, width), low) * pictures
+        return values * comfy.model_management.dtype_size(base.get_dtype_inference())
+
+    def wrapper(executor: Callable, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        base = model.model
+        planned = [*noise_shape[:-2], height, width]  # context windows narrow the other dimensions
         # The host takes no bytes here, only a shape, and counts memory in proportion to it.
-        longer = math.ceil(width * (1 + padding / base.memory_required(list(noise_shape))))
-        return executor(model, [*others, height, longer], conds, *args, **kwargs)
+        planned[-1] = math.ceil(width * (1 + held_bytes(base) / base.memory_required(planned)))
+        return executor(model, planned, *args, **kwargs)
 
     run.add_wrapper(WrappersMP.PREPARE_SAMPLING, wrapper)
 
@@ -38,6 +42,7 @@ def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Si
 
     `size` and `low` are latent (height, width). Multiply by the batch and by the bytes of the model's number format.
     """
+    cross_attn_values = cache(partial(cross_attn_cache.output_size, diffusion_model))
     most, feature = 0, 0
     for step in plan.steps:
         latent = low if step.low_res and low else size
@@ -47,7 +52,8 @@ def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Si
             feature = _rows_reused_after(plan, step.index) * deep_cache.feature_size(
                 diffusion_model, settings.deep_cache.depth, latent
             )
-        most = max(most, feature + _cross_attn_values(diffusion_model, plan, settings, step.index, latent))
+        rows = _cross_attn_rows(plan, settings, step.index)
+        most = max(most, feature + (rows * cross_attn_values(latent) if rows else 0))
     return most
 
 
@@ -58,9 +64,10 @@ def _rows_reused_after(plan: Plan, index: int) -> int:
     return GUIDED_ROWS if plan.steps[index + 1].guided else 1
 
 
-def _cross_attn_values(diffusion_model: Any, plan: Plan, settings: Settings, index: int, latent: Size) -> int:
+def _cross_attn_rows(plan: Plan, settings: Settings, index: int) -> int:
+    """Rows of every cross-attention layer's output that are kept in step `index`."""
     start = plan.cross_attn_start
     if settings.cross_attn_cache is None or not (plan.cross_attn_is_recorded_in(index) or index >= start):
         return 0
     positive_only = settings.cross_attn_cache.mode == "cond" and plan.guidance_stop <= start
-    return (1 if positive_only else GUIDED_ROWS) * cross_attn_cache.output_size(diffusion_model, latent)
+    return 1 if positive_only else GUIDED_ROWS

@@ -121,7 +121,12 @@ def sample_in_two_stages(
     x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
     sigmas = sampling.sigmas[switch:].clone()
-    if settings.switch == "matched":
+    if settings.switch == "matched" and sigmas[-1] > 0:
+        run.note(
+            "switch is matched, but the run ends before its noise is gone, for which the next sampler expects the "
+            "schedule's own noise levels: stage 2 keeps to those, as paper does."
+        )
+    elif settings.switch == "matched":
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         sigmas = matched_sigmas(sigmas, size_ratio(sampling.size, low), model_sampling)
     run.enter_stage(range(switch, len(run.plan.steps)), sigmas.tolist())

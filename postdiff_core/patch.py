@@ -15,6 +15,7 @@ from .architecture import Size, diffusion_model_of, sigma_at
 from .mixed_resolution import Sampling
 from .run import KEY, Observer, Run
 from .schedule import (
+    FEWEST_STEPS,
     TECHNIQUES,
     CFGCutoff,
     CrossAttnCache,
@@ -128,7 +129,7 @@ class PostDiff:
                 batch_index = executor.class_obj.model_options.get(BATCH_INDEX)
                 samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, batch_index, executor)
             run.clock.stop()
-            self.last_report = report.document(run, self.settings, sampling.size, low, batch=noise.shape[0])
+        self.last_report = report.document(run, self.settings, sampling.size, low, batch=noise.shape[0])
         report.log_summary(self.last_report)
         for observer in self.observers:
             observer.on_report(self.last_report)
@@ -150,12 +151,23 @@ class PostDiff:
             lambda fraction: step_at_sigma(sigmas, sigma_at(model_sampling, fraction)),
             can_lower_resolution=low is not None,
         )
+        notes += self._notes_on_idle_techniques(laid_out, low)
         run = Run(guider, sigmas, laid_out, self.observers, notes)
         return run, low if laid_out.low_res_steps else None
 
+    def _notes_on_idle_techniques(self, laid_out: Plan, low: Size | None) -> list[str]:
+        """As in img2img, or in a slice of a run, that begins after a technique's part of the schedule."""
+        if len(laid_out.steps) < FEWEST_STEPS:
+            return []  # the plan says so
+        asked = {name: technique for name in TECHNIQUES if (technique := getattr(self.settings, name)) is not None}
+        if low is None:
+            asked.pop("mixed_resolution", None)  # noted, or off
+        idle = [name for name, technique in asked.items() if not technique.is_off and name not in laid_out.acting]
+        return [f"{name} acts in no step: its part of the schedule holds none of this run's." for name in idle]
+
     def _low_size(self, guider: Any, sampling: Sampling, notes: list[str]) -> Size | None:
         mixed = self.settings.mixed_resolution
-        if mixed is None or mixed.low_res_scale == 1.0 or mixed.low_res_until == 0.0:
+        if mixed is None or mixed.is_off:
             return None
         reason = mixed_resolution.reason_against(sampling)
         if reason is not None:
@@ -171,14 +183,14 @@ class PostDiff:
 
     def _install_techniques(self, run: Run, sampling: Sampling, low: Size | None) -> None:
         """Only those that act in this run: at a neutral setting nothing of a technique is there."""
-        settings, steps = self.settings, run.plan.steps
-        if settings.cfg_cutoff is not None and not all(step.guided for step in steps):
+        settings, acting = self.settings, run.plan.acting
+        if "cfg_cutoff" in acting:
             cfg_cutoff.install(run)
-        if settings.cross_attn_cache is not None and any(step.cross_attn == "reuse" for step in steps):
+        if settings.cross_attn_cache is not None and "cross_attn_cache" in acting:
             cross_attn_cache.install(run, settings.cross_attn_cache)
-        if settings.deep_cache is not None and any(step.deep == "reuse" for step in steps):
+        if settings.deep_cache is not None and "deep_cache" in acting:
             deep_cache.install(run, settings.deep_cache)
-        if not all(step.is_full_cost for step in steps):
+        if acting:
             memory.install(run, settings, tuple(sampling.noise.shape), low)
 
 

@@ -13,7 +13,8 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscreteDistilled
 
 from . import saved_presets
 from .architecture import Size, whole_module
-from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+from .patch import REFUSALS
+from .schedule import TECHNIQUES, CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 Family = Literal["sd15", "sdxl", "pixart_alpha", "embedded", "unknown"]
 
@@ -59,6 +60,11 @@ def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int
         return Choice(PRESETS[preset], f"{preset}, as chosen")
     if preset != "auto":
         return Choice(saved_presets.load(preset), f"{preset}, as saved")
+    return _without_refused(_recognise(model, sampler_name=sampler_name, cfg=cfg, steps=steps, size=size), model)
+
+
+def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: Size) -> Choice:
+    """The settings for the MODEL's family."""
     family, name = family_of(model), type(model.model).__name__
     if family == "unknown":
         return Choice(UNKNOWN, f"auto: {name} is of no known family, so beta 0.75, s 0.2 and cut-off 0.75 only")
@@ -73,6 +79,16 @@ def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int
         replace(settings, mixed_resolution=mixed),
         f"{reason}; beta {beta}, so that it begins at three quarters of the side it was trained at",
     )
+
+
+def _without_refused(choice: Choice, model: Any) -> Choice:
+    """A choice without the techniques that cannot act on this MODEL: nobody has asked for them by name."""
+    techniques = {name: technique for name in TECHNIQUES if (technique := getattr(choice.settings, name)) is not None}
+    refused = [name for name, technique in techniques.items() if REFUSALS[type(technique)](model)]
+    if not refused:
+        return choice
+    settings = replace(choice.settings, **dict.fromkeys(refused))
+    return Choice(settings, f"{choice.reason}; left out, as they cannot act on it: {', '.join(refused)}")
 
 
 def smallest_beta(family: Family, size: Size) -> float:

@@ -76,6 +76,7 @@ def _work(run: Run, settings: Settings, size: Size, low_size: Size | None, batch
             tokens=run.tokens,
             batch=batch,
             guided_rows=run.guided_rows,
+            unguided_rows=run.unguided_rows,
             depth=settings.deep_cache.depth if settings.deep_cache else None,
         )
     except UncountableModel as error:

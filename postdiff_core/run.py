@@ -162,7 +162,8 @@ class Run:
         self.clock = Clock()
         self.peak_cached_bytes = 0
         self.tokens: int | None = None  # length of the prompt that the model was given first
-        self.guided_rows = 1  # rows a picture takes while guidance is on
+        self.guided_rows = 1  # rows a picture takes while guidance is on, and
+        self.unguided_rows = 1  # once it is off
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
         self._caches: list[RowCache] = []
@@ -238,6 +239,13 @@ class Run:
         """The role of each list of conditionings in a calc_cond_batch call; None for absent or unknown ones."""
         return [self._role(cond) if cond else None for cond in conds]
 
+    def count_rows(self, conds: Sequence[Sequence[dict] | None], roles: Sequence[Role | None]) -> None:
+        """Learn from what a guider asks for how many rows a picture takes: one for each conditioning of a prompt."""
+        rows = {role: len(cond) for role, cond in zip(roles, conds, strict=True) if cond}
+        if rows.keys() in ({"positive"}, {"positive", "negative"}):
+            self.unguided_rows = rows["positive"]
+            self.guided_rows = max(self.guided_rows, sum(rows.values()))
+
     def _role(self, cond: Sequence[dict]) -> Role | None:
         uuids = {entry["uuid"] for entry in cond}
         same = [role for role, prompts in self._prompts.items() if uuids == prompts]
@@ -245,7 +253,7 @@ class Run:
         found = same or among
         return found[0] if len(found) == 1 else None
 
-    def _sample(self, executor, model, sigmas, extra_args, callback, *arguments):
+    def _sample(self, executor, model_wrap, sigmas, extra_args, callback, *args, **kwargs):
         """Follow what the sampler tells of its steps, if that says which one the next evaluation belongs to.
 
         So it does for the host's euler, which evaluates once a step. Every other sampler of the host waits for the
@@ -261,7 +269,7 @@ class Run:
             if callback is not None:
                 callback(step, denoised, x, total)
 
-        return executor(model, sigmas, extra_args, done, *arguments)
+        return executor(model_wrap, sigmas, extra_args, done, *args, **kwargs)
 
     def _predict_noise(self, executor, x, timestep, model_options, seed=None):
         self._begin_evaluation(timestep)
@@ -289,16 +297,16 @@ class Run:
             return told
         return current_step(self.sigmas, float(timestep.flatten()[0]), self.stage)
 
-    def _calc_cond_batch(self, executor, model, conds, x, timestep, model_options):
+    def _calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         self._model_pass += 1
         self._occurrences.clear()
         self._pass_roles = self.roles_of(conds)
         self._pass_is_paired = set(self._pass_roles) == {"positive", "negative"} and all(len(c) == 1 for c in conds)
+        self.count_rows(conds, self._pass_roles)
         if self._pass_is_paired:
-            self.guided_rows = 2
             one, other = ((index, cond[0]["uuid"]) for index, cond in enumerate(conds))
             self._partners.update({one: other, other: one})
-        return executor(model, conds, x, timestep, model_options)
+        return executor(model, conds, x_in, timestep, model_options)
 
     def _apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         if "cond_or_uncond" in transformer_options:

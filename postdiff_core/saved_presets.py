@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -48,6 +49,20 @@ def save(name: str, settings: Settings, about: dict[str, Any]) -> Path:
     partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(file)
     return file
+
+
+def fingerprint(name: str) -> str:
+    """Tells one content of a preset's file from another; empty where there is none of this name."""
+    file = folder() / f"{name}.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if name in names() else ""
+
+
+def is_complete(name: str) -> bool:
+    """Whether the calibration that saved this preset was finished."""
+    try:
+        return bool(json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))["about"]["complete"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def load(name: str) -> Settings:

@@ -39,6 +39,10 @@ class MixedResolution:
         _require_one_of(self.upscale_method, UPSCALE_METHODS, "upscale_method")
         _require_one_of(self.switch, SWITCHES, "switch")
 
+    @property
+    def is_off(self) -> bool:
+        return self.low_res_scale == 1.0 or self.low_res_until == 0.0
+
 
 @dataclass(frozen=True)
 class DeepCache:
@@ -62,6 +66,10 @@ class DeepCache:
                 f"end_percent {self.end_percent:g}. Lower start_percent or raise end_percent."
             )
 
+    @property
+    def is_off(self) -> bool:
+        return self.interval == 1
+
 
 @dataclass(frozen=True)
 class CrossAttnCache:
@@ -74,6 +82,10 @@ class CrossAttnCache:
         _require_between(self.start_percent, 0.0, 1.0, "start_percent (m)")
         _require_one_of(self.mode, MODES, "mode")
 
+    @property
+    def is_off(self) -> bool:
+        return self.start_percent == 1.0
+
 
 @dataclass(frozen=True)
 class CFGCutoff:
@@ -83,6 +95,10 @@ class CFGCutoff:
 
     def __post_init__(self) -> None:
         _require_between(self.start_percent, 0.0, 1.0, "start_percent (m)")
+
+    @property
+    def is_off(self) -> bool:
+        return self.start_percent == 1.0
 
 
 Technique = MixedResolution | DeepCache | CrossAttnCache | CFGCutoff
@@ -135,6 +151,17 @@ class Plan:
 
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def acting(self) -> frozenset[str]:
+        """The techniques that change a step, by their field in Settings."""
+        acts = {
+            "mixed_resolution": any(step.low_res for step in self.steps),
+            "deep_cache": any(step.deep == "reuse" for step in self.steps),
+            "cross_attn_cache": any(step.cross_attn == "reuse" for step in self.steps),
+            "cfg_cutoff": not all(step.guided for step in self.steps),
+        }
+        return frozenset(name for name, does in acts.items() if does)
 
     @property
     def low_res_steps(self) -> int:
@@ -264,7 +291,7 @@ def _deep_cache_states(
     cache: DeepCache | None, total: int, switch: int, reached: Callable[[Fraction], int]
 ) -> list[Deep]:
     states: list[Deep] = ["off"] * total
-    if cache is None or cache.interval == 1:
+    if cache is None or cache.is_off:
         return states
     start, end = reached(cache.start_percent), reached(cache.end_percent)
     for i in range(start, end):

@@ -127,7 +127,7 @@ class Calibration:
         run = self.runs.describe(candidate, picture)
         values = store.score(run, self.score.key)
         if values is None:
-            if self._values and time.monotonic() >= self._deadline:
+            if self.measured and time.monotonic() >= self._deadline:
                 raise OutOfTime
             start = time.monotonic()
             values = self.score.values(candidate, picture)

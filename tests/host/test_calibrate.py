@@ -71,3 +71,20 @@ def test_a_preset_that_is_not_there_is_refused_by_name_with_the_remedy(server, a
     del prompt[node_of(api, "PostDiffCalibrate")], prompt["results"]  # or the server would run these alone
     with pytest.raises(host.PromptError, match=r"'never saved'.*PostDiffCalibrate"):
         server.run(prompt)
+
+
+def test_queued_again_an_unfinished_search_goes_on_and_a_finished_one_is_remembered(server, api):
+    prompt = copy.deepcopy(api)
+    calibrate = node_of(prompt, "PostDiffCalibrate")
+    unfinished = {"prompts": "noto lemon", "seeds": 1, "minutes": 0.0, "preset_name": "unfinished"}
+    prompt[calibrate]["inputs"] |= unfinished
+
+    def pictures():
+        return sum(row["pictures"] for row in results(server.run(copy.deepcopy(prompt)))["rows"])
+
+    assert pictures() < pictures()
+    prompt[calibrate]["inputs"]["minutes"] = 10.0
+    assert results(server.run(copy.deepcopy(prompt)))["complete"]
+    server.run(copy.deepcopy(prompt))  # finds out that it is complete
+    remembered = server.run(copy.deepcopy(prompt))
+    assert calibrate in {node for data in remembered.reports("execution_cached") for node in data["nodes"]}

@@ -183,6 +183,14 @@ def test_when_the_time_is_up_the_best_so_far_is_given(pipeline, drawn):
     assert len(drawn) <= 3  # the candidate, its reference, the stock run as an example
 
 
+def test_queued_again_a_search_without_time_goes_on_by_a_picture_at_least(pipeline, drawn):
+    def pictures():
+        return sum(row["pictures"] for row in found(calibrate(pipeline, minutes=0.0))["rows"])
+
+    counts = [pictures() for _ in range(3)]
+    assert counts[0] < counts[1] < counts[2]
+
+
 def test_with_clip_vision_all_settings_are_ranked_against_the_stock_run(pipeline, drawn):
     out = calibrate(pipeline, clip_vision=tiny_pipeline.ClipVision(), low_res_scale="0.5, 0.75, 1")
     document = found(out)

@@ -9,7 +9,7 @@ import pack_nodes
 import tiny_models
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 from postdiff.postdiff_core import saved_presets
-from postdiff.postdiff_core.schedule import CrossAttnCache, Settings
+from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, Settings
 from reference import Techniques
 
 SD15 = Techniques(low_res_scale=0.5, low_res_until=0.5, interval=2, depth=2, cross_attn_start=0.75, cutoff_start=0.75)
@@ -77,6 +77,15 @@ def test_auto_begins_at_three_quarters_at_least_of_the_side_the_family_was_train
     model = build()
     _, ran = sample(inputs_for(model, steps=5, latent_image=tiny_models.latent(model, *size)), "auto")
     assert pack_nodes.report(ran)["low_size"] == low_size
+
+
+def test_auto_leaves_out_what_cannot_act_on_the_model(caplog):
+    caplog.set_level("INFO", logger="postdiff")
+    _, ran = sample(tiny_models.sampler_inputs(tiny_models.ltxav(), steps=4, scheduler="simple"), "auto")
+    plan = pack_nodes.report(ran)["plan"]
+    assert [step["cfg"] for step in plan] == ["on", "on", "on", "off"]
+    assert [step["stage"] for step in plan] == ["full"] * 4
+    assert any("cannot act on it: mixed_resolution" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +192,18 @@ def test_a_preset_that_is_gone_is_named_with_the_remedy_before_and_during_the_ru
     assert isinstance(refusal, str) and "'gone'" in refusal and "PostDiffCalibrate" in refusal
     with pytest.raises(ValueError, match="'gone'"):
         sample(inputs_for(tiny_models.small_unet()), "gone")
+
+
+def test_a_saved_preset_that_has_changed_is_run_again(user_folder):
+    def fingerprint(preset):
+        return PostDiffKSampler.fingerprint_inputs(preset=preset, seed=1)
+
+    saved_presets.save("mine", Settings(cfg_cutoff=CFGCutoff(0.5)), {})
+    before = fingerprint("mine")
+    assert fingerprint("mine") == before != fingerprint("gone")
+    saved_presets.save("mine", Settings(cfg_cutoff=CFGCutoff(0.6)), {})
+    assert fingerprint("mine") != before
+    assert fingerprint("auto") == fingerprint(None) == fingerprint("sd15")
 
 
 @pytest.mark.parametrize("preset", [None, "auto", "sd15", "off"])

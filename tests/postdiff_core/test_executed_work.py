@@ -89,6 +89,18 @@ def test_batches_and_padded_prompts_are_counted(negative_tokens):
     assert sum(calls) == pytest.approx(pack_nodes.report(patched["model"])["totals"]["macs"], rel=0.01)
 
 
+@pytest.mark.parametrize("techniques", [Techniques(cutoff_start=0.5), PAPER], ids=["cut-off", "everything"])
+def test_combined_prompts_take_a_row_each(techniques):
+    inputs = tiny_models.sampler_inputs(tiny_models.sd15(), scheduler="simple", steps=8)
+    other = tiny_models.conditioning(inputs["model"], seed=3)
+    inputs["positive"] = [*inputs["positive"], *other]
+    stock = sum(executed(inputs))
+    inputs["model"] = pack_nodes.patched(inputs["model"], techniques)
+    totals = sum(executed(inputs)), pack_nodes.report(inputs["model"])["totals"]
+    assert totals[0] == pytest.approx(totals[1]["macs"], rel=0.01)
+    assert stock == pytest.approx(totals[1]["macs_stock"], rel=0.01)
+
+
 @pytest.mark.parametrize("build", [tiny_models.sd15, tiny_models.pixart_sigma])
 def test_prompts_evaluated_in_calls_of_their_own_are_counted(build):
     techniques = replace(PIXART, interval=1)

@@ -2,6 +2,7 @@
 
 import comfy.samplers
 import comfy.utils
+import nodes
 import pytest
 import torch
 
@@ -108,3 +109,24 @@ def test_the_other_techniques_do_the_same_steps_under_it():
         return report["plan"], report["totals"]["macs"]
 
     assert plan_and_work("matched") == plan_and_work("paper")
+
+
+def test_a_run_that_ends_before_its_noise_is_gone_leaves_as_much_as_the_next_sampler_expects():
+    inputs = tiny_models.sampler_inputs(tiny_models.sd15(), scheduler="simple", steps=8)
+    stock = inputs.pop("model")
+
+    def first_part(switch):
+        model = patch.add(stock, MixedResolution(0.5, 0.25, switch=switch))
+        latent = nodes.common_ksampler(model, **inputs_of_common(inputs), last_step=6)[0]["samples"]
+        return latent, patch.carried_by(model).last_report["notes"]
+
+    matched, notes = first_part("matched")
+    paper, no_notes = first_part("paper")
+    assert torch.equal(matched, paper)
+    assert no_notes == [] and "ends before its noise is gone" in notes[0]
+
+
+def inputs_of_common(inputs):
+    """A KSampler's inputs under the names that the host's own function has for them."""
+    renamed = {"sampler_name": inputs["sampler_name"], "latent": inputs["latent_image"]}
+    return renamed | {name: inputs[name] for name in ("seed", "steps", "cfg", "scheduler", "positive", "negative")}

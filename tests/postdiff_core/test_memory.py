@@ -2,10 +2,11 @@
 
 import comfy.model_management
 import pytest
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import full_size_models
 import tiny_models
-from postdiff.postdiff_core import patch
+from postdiff.postdiff_core import cross_attn_cache, patch
 from postdiff.postdiff_core.memory import cached_values
 from postdiff.postdiff_core.presets import PRESETS
 from postdiff.postdiff_core.schedule import (
@@ -77,3 +78,42 @@ def test_comfyui_is_told_before_it_loads_the_model(monkeypatch):
     assert len(stages) == 2
     for stage in stages:  # both are planned for the full size
         assert all(wanted >= usual + cached for wanted, usual in zip(stage, stock, strict=True))
+
+
+@pytest.mark.parametrize("build", [tiny_models.wan, tiny_models.sd15])
+def test_where_windows_are_evaluated_one_by_one_a_window_is_planned_for(build, monkeypatch):
+    asked = []
+    load = comfy.model_management.load_models_gpu
+
+    def recording(models, **given):
+        asked.append(given["memory_required"])
+        return load(models, **given)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", recording)
+    model, frames = build(), 12
+    is_video = model.model.latent_format.latent_dimensions == 3
+    samples = tiny_models.latent(model, batch=1 if is_video else frames)["samples"]
+    samples = samples[:, :, :1].repeat(1, 1, frames, 1, 1) if is_video else samples
+    windows = {"context_length": 4, "context_overlap": 1, "dim": 2 if is_video else 0}
+    windowed = model_from(ContextWindowsManualNode, model, windows)
+    for each in (model, windowed, patch.add(windowed, CFGCutoff(0.5))):
+        tiny_models.stock_sample(each, latent_image={"samples": samples})
+    whole, window, cut_off = asked
+    assert cut_off == window < whole
+
+
+def model_from(node, model, given):
+    """The node's MODEL, its other inputs at their defaults."""
+    inputs = {
+        each.id: each.default for each in node.define_schema().inputs if getattr(each, "default", None) is not None
+    }
+    return node.execute(**{**inputs, **given, "model": model}).args[0]
+
+
+def test_planning_looks_through_the_network_once_a_size(monkeypatch):
+    looked = []
+    find_sites = cross_attn_cache.find_sites
+    monkeypatch.setattr(cross_attn_cache, "find_sites", lambda network: looked.append(1) or find_sites(network))
+    model = tiny_models.sd15()
+    cached_values(model.model.diffusion_model, layout(PRESETS["sd15"], 20), PRESETS["sd15"], (16, 16), (8, 8))
+    assert 1 <= len(looked) <= 2

@@ -3,6 +3,8 @@
 Under the scheduler `simple`, step i of T begins at fraction i/T of the run; `switch` is counted by hand from that.
 """
 
+from types import SimpleNamespace
+
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
@@ -15,6 +17,7 @@ from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 import pack_nodes
 import stock_mixed_resolution as by_hand
 import tiny_models
+from postdiff.postdiff_core.architecture import LatentGeometry, latent_geometry
 from reference import Techniques
 
 HALF = Techniques(low_res_scale=0.5, low_res_until=0.5)
@@ -101,6 +104,15 @@ def test_image_to_image_counts_fractions_on_the_whole_schedule(until, switch):
     inputs = inputs_for(model, denoise=0.6, latent_image=tiny_models.latent(model, seed=3))
     expected = by_hand.sample(inputs, low=(8, 8), switch=switch)
     assert_same(inputs, expected, Techniques(low_res_scale=0.5, low_res_until=until))
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "geometry"),
+    [(2, LatentGeometry(2)), ((1, 2, 2), LatentGeometry(2)), ((16, 1), None), (None, None)],
+    ids=["square", "square in every frame", "of frequency and time", "none"],
+)
+def test_only_a_picture_has_a_low_resolution(patch_size, geometry):
+    assert latent_geometry(SimpleNamespace(patch_size=patch_size)) == geometry
 
 
 def test_image_to_image_that_starts_past_the_fraction_is_stock():

@@ -393,3 +393,56 @@ def test_a_run_of_full_cost_steps_only_is_as_fast_as_itself():
     unguided = pack_nodes.with_cfg_cutoff(tiny_models.sd15(), Techniques(cutoff_start=0.0))
     sample(unguided)
     assert pack_nodes.report(unguided)["totals"]["speedup"] is None
+
+
+def sample_by_name(executor, model_wrap, sigmas, extra_args, callback, noise, latent_image, *others):
+    return executor(model_wrap, sigmas, extra_args, callback, noise, latent_image=latent_image, denoise_mask=others[0])
+
+
+def calc_cond_batch_by_name(executor, model, conds, x_in, timestep, model_options):
+    return executor(model, conds, x_in=x_in, timestep=timestep, model_options=model_options)
+
+
+def prepare_sampling_by_name(executor, model, noise_shape, conds, **others):
+    return executor(model, noise_shape=noise_shape, conds=conds, **others)
+
+
+BY_NAME = {
+    WrappersMP.SAMPLER_SAMPLE: sample_by_name,
+    WrappersMP.CALC_COND_BATCH: calc_cond_batch_by_name,
+    WrappersMP.PREPARE_SAMPLING: prepare_sampling_by_name,
+}
+
+
+@pytest.mark.parametrize("kind", BY_NAME)
+def test_other_packs_wrappers_may_pass_arguments_on_by_name(kind):
+    model = tiny_models.small_unet()
+    expected = tiny_models.stock_sample(pack_nodes.patched(model, EVERYTHING))
+    model.add_wrapper_with_key(kind, "another pack", BY_NAME[kind])
+    assert torch.equal(tiny_models.stock_sample(pack_nodes.patched(model, EVERYTHING)), expected)
+
+
+def test_the_caches_are_empty_when_the_report_is_made(monkeypatch):
+    held, document = [], patch.report.document
+
+    def recording(run, *arguments, **named):
+        held.append([cache.bytes for cache in run._caches])
+        return document(run, *arguments, **named)
+
+    monkeypatch.setattr(patch.report, "document", recording)
+    tiny_models.stock_sample(pack_nodes.patched(tiny_models.small_unet(), EVERYTHING))
+    assert held and set(*held) == {0}
+
+
+def test_a_technique_whose_part_of_the_schedule_is_over_says_so():
+    """In img2img: the run begins where seven tenths of the schedule have passed."""
+    settings = schedule.Settings(
+        schedule.MixedResolution(0.5, 0.5),
+        schedule.DeepCache(2, 2, 0.0, 0.5),
+        schedule.CrossAttnCache(0.8),
+        schedule.CFGCutoff(1.0),
+    )
+    model = patch.fill(tiny_models.small_unet(), settings)
+    tiny_models.stock_sample(model, steps=6, scheduler="simple", denoise=0.3)
+    said = patch.carried_by(model).last_report["notes"]
+    assert [note.partition(" acts in no step")[0] for note in said] == ["mixed_resolution", "deep_cache"]
