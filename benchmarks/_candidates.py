@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +104,8 @@ def sweeps() -> list[Candidate]:
     ]
 
 
-def of_pack(folder: Path, given: Sequence[str]) -> list[Candidate]:
-    """The nodes of a pack in `folder` that patch a MODEL, at their defaults or as `NODE.input=value` says (JSON).
+def of_pack(folder: Path, settings: dict[str, dict[str, Any]]) -> list[Candidate]:
+    """The nodes of a pack in `folder` that patch a MODEL, at their defaults or at `settings`.
 
     Raises RuntimeError if ComfyUI cannot load the pack.
     """
@@ -114,13 +113,8 @@ def of_pack(folder: Path, given: Sequence[str]) -> list[Candidate]:
     if not asyncio.run(nodes.load_custom_node(str(folder.resolve()))):
         raise RuntimeError("ComfyUI could not import it; its log says why")
     added = {name: nodes.NODE_CLASS_MAPPINGS[name] for name in nodes.NODE_CLASS_MAPPINGS if name not in before}
-    settings: dict[str, dict[str, Any]] = {name: {} for name in added}
-    for each in given:
-        place, _, value = each.partition("=")
-        name, _, input_name = place.rpartition(".")
-        if name in settings:
-            settings[name][input_name] = json.loads(value)
-    return [node(added[name], **settings[name]) for name in added if _patches_a_model(added[name])]
+    usable = {name: node_class for name, node_class in added.items() if _patches_a_model(node_class)}
+    return [replace(node(node_class, **settings.get(name, {})), name=name) for name, node_class in usable.items()]
 
 
 def _patches_a_model(node_class: type) -> bool:

@@ -2,7 +2,7 @@
 
     python dev.py bench peers speed --model sd15 --size 256 --steps 8
     python dev.py bench peers error --pictures 24
-    python dev.py bench peers speed --pack PATH --set NODE.input=value
+    python dev.py bench peers speed --pack PATH --set NODE.input=JSON
     python dev.py bench peers reuse
 
 `speed` times each at its defaults on the paper's architecture with random weights. `error` sweeps their settings on the
@@ -219,11 +219,14 @@ def _packs(options: argparse.Namespace) -> list[Any]:
     """The candidates of the packs named; one that cannot be loaded becomes a candidate that fails so."""
     import _candidates
 
-    found = []
+    settings: dict[str, dict[str, Any]] = {}
+    for node, name, value in options.set:
+        settings.setdefault(node, {})[name] = value
+    found, failed = [], []
     for folder in options.pack:
 
         def load(folder: Path = folder) -> None:
-            found.extend(_candidates.of_pack(folder, options.set))
+            found.extend(_candidates.of_pack(folder, settings))
 
         failure = attempt(load)
         if failure:
@@ -231,8 +234,26 @@ def _packs(options: argparse.Namespace) -> list[Any]:
             def fail(_inputs: dict[str, Any], failure: str = failure) -> dict[str, Any]:
                 raise RuntimeError(failure)
 
-            found.append(_candidates.Candidate(folder.name, "", fail))
-    return found
+            failed.append(_candidates.Candidate(folder.name, "", fail))
+    unknown = settings.keys() - {each.name for each in found}
+    if unknown and not failed:
+        known = ", ".join(each.name for each in found) or "none, as no --pack is given"
+        raise SystemExit(
+            f"--set names {', '.join(sorted(unknown))}, but the packs' nodes that patch a MODEL are: {known}."
+        )
+    return [*found, *failed]
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    """Node, input and value of NODE.input=JSON."""
+    place, _, value = text.partition("=")
+    node, _, name = place.rpartition(".")
+    try:
+        return node, name, json.loads(value)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not NODE.input=JSON, where a text has double quotes: {error}"
+        ) from error
 
 
 def _document(options: argparse.Namespace, subject: str) -> dict[str, Any]:
@@ -260,7 +281,9 @@ def _parse() -> argparse.Namespace:
     for each in (speed, error):
         each.add_argument("--steps", type=int, help="default: the model's")
         each.add_argument("--pack", type=Path, action="append", default=[], help="a folder with another node pack")
-        each.add_argument("--set", action="append", default=[], metavar="NODE.input=JSON", help="for the packs' nodes")
+        each.add_argument(
+            "--set", type=_setting, action="append", default=[], metavar="NODE.input=JSON", help="for the packs' nodes"
+        )
     for each in (speed, error, reuse):
         _host.add_options(each)
         _host.add_json_option(each)
