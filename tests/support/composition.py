@@ -56,7 +56,14 @@ REFUSALS = {
 }
 """The reasons a technique may refuse for: no others are allowed."""
 
-HARMLESS_NOTES = r"Work is not counted|low_res_until asks for \d of \d steps"
+IDLE_NOTE = r"(\w+) acts in no step"
+HARMLESS_NOTES = rf"Work is not counted|low_res_until asks for \d of \d steps|{IDLE_NOTE}"
+CHANGED_STEPS = {
+    "mixed_resolution": ("stage", "low"),
+    "deep_cache": ("deep", "reuse"),
+    "cross_attn_cache": ("xattn", "reuse"),
+    "cfg_cutoff": ("cfg", "off"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +219,8 @@ def cell(row: Row, column: str) -> Cell:
     refused = row.refuses & asked
     assert together.refusals.keys() == refused, f"refused: {together.refusals}"
     assert set().union(*together.runs.notes) <= set(together.refusals.values()), f"noted: {together.runs.notes}"
+    for report in together.runs.reports:
+        _check_idle_notes(report)
     for technique, reason in together.refusals.items():
         assert re.match(REFUSALS[technique], reason), f"refused for another reason than allowed: {reason}"
     assert all(torch.isfinite(latent).all() for latent in together.latents), "the latent is not finite"
@@ -237,6 +246,12 @@ def cell(row: Row, column: str) -> Cell:
     apart = difference(together, expected)
     assert apart < row.tolerance, f"the latent is {apart:.1e} away from that of the run in full"
     return Cell(row, column, "exact", together.refusals)
+
+
+def _check_idle_notes(report: dict[str, Any]) -> None:
+    said = {match[1] for note in report["notes"] if (match := re.match(IDLE_NOTE, note))}
+    idle = {name for name, (what, state) in CHANGED_STEPS.items() if all(s[what] != state for s in report["plan"])}
+    assert said <= idle, f"said to act in no step: {said}, but only {idle} do not"
 
 
 def _idle(row: Row, column: str, together: Sampled, before: Sampled) -> frozenset[str]:
