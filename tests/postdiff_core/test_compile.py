@@ -1,5 +1,6 @@
-"""Compiled models with all techniques: by ComfyUI's own node, on a backend that runs the traced graphs as they are, and
-by nodes of other packs, which put the compiled network in the model's place."""
+"""Compiled models with all techniques: by ComfyUI's own node, on a backend that runs the traced graphs as they are (under
+--full also on the one that compiles them), and by nodes of other packs, which put the compiled network in the model's
+place."""
 
 import pytest
 import torch
@@ -23,12 +24,13 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
-@pytest.mark.timeout(1200)  # a trace takes seconds on an idle core
+@pytest.mark.timeout(3600)  # a trace takes seconds on an idle core, compiling it a minute
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.full)])
 @pytest.mark.parametrize("preset", CASES)
-def test_a_compiled_model_gives_the_same_latent_and_each_kind_of_step_one_graph(preset):
+def test_a_compiled_model_gives_the_same_latent_and_each_kind_of_step_one_graph(preset, backend):
     model = CASES[preset]()
     expected = tiny_models.stock_sample(patch.fill(model, PRESETS[preset]), steps=STEPS)
-    compiled = patch.fill(TorchCompileModel.execute(model, "eager").result[0], PRESETS[preset])
+    compiled = patch.fill(TorchCompileModel.execute(model, backend).result[0], PRESETS[preset])
 
     assert largest_difference(expected, tiny_models.stock_sample(compiled, steps=STEPS)) < 1e-5
     kinds = {tuple(step.values()) for step in patch.carried_by(compiled).last_report["plan"]}
