@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 LOCK_FILE = Path(__file__).resolve().parent.parent / "tests" / "host-lock.json"
 OLDEST_PYTHON = (3, 11)
-NEEDED_GB = 9  # environment and ComfyUI (6 GB) plus what pip unpacks on the way
+NEEDED_GB = 9  # environment and ComfyUI (7 GB) plus what pip unpacks on the way
 ONLINE = "Check the network connection and pip's settings (`pip config list`), then run the same command again."
 
 Step = tuple[Path, str, Callable[[], None]]
