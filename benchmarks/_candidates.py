@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nodes
+from _results import OURS
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import CFGOverride
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
@@ -19,8 +20,6 @@ from comfy_extras.nodes_tomesd import TomePatchModel
 from postdiff.postdiff_core import patch
 from postdiff.postdiff_core.presets import PRESETS
 from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
-
-OURS = "PostDiff"
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ def sweeps() -> list[Candidate]:
         "m 0.5": Settings(None, None, CrossAttnCache(0.5), CFGCutoff(0.5)),
         "k 2": Settings(None, DeepCache(2, 2), None, None),
         "k 2, m 0.75": Settings(None, DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)),
+        "k 2, m 0.5": Settings(None, DeepCache(2, 2), CrossAttnCache(0.5), CFGCutoff(0.5)),
         "k 3, m 0.5": Settings(None, DeepCache(3, 2), CrossAttnCache(0.5), CFGCutoff(0.5)),
         "k 5, m 0.25": Settings(None, DeepCache(5, 2), CrossAttnCache(0.25), CFGCutoff(0.25)),
         "beta 0.75, s 0.5, m 0.75": Settings(MixedResolution(0.75, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),

@@ -68,6 +68,11 @@ def spread(values: Sequence[float]) -> float:
     return (max(values) - min(values)) / 2 / statistics.median(values)
 
 
+def mean_and_its_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error, 0 for a single value."""
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
 def machine(device: str) -> dict[str, Any]:
     """What a figure depends on: processor, cores, threads, versions and date."""
     import comfyui_version

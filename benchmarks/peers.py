@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,7 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
                     errors.append(subject.error(number, latent))
                     drifts.append(float((latent - stock_latents[number]).norm() / stock_latents[number].norm()))
                     progress.update()
-                row["error"], row["standard_error"] = mean_and_its_error(errors)
-                row["drift"], row["drift_standard_error"] = mean_and_its_error(drifts)
+                row["errors"], row["drifts"] = errors, drifts
 
             row["failure"] = attempt(run)
             return row
@@ -140,6 +139,7 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
 
 def measure_reuse(options: argparse.Namespace) -> dict[str, Any]:
     """What each second step errs if the deep branch is reused in it, and if the step is left out."""
+    from _measure import mean_and_its_error
     from _reuse import DEPTH, step_errors
     from _subjects import EmbeddedModel
     from tqdm import tqdm
@@ -160,11 +160,6 @@ def measure_reuse(options: argparse.Namespace) -> dict[str, Any]:
             for errors in zip(*pictures, strict=True)
         ],
     }
-
-
-def mean_and_its_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error, 0 for a single value."""
-    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def sample(inputs: dict[str, Any]) -> Any:
