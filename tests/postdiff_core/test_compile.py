@@ -1,5 +1,5 @@
-"""Compiled models with all techniques: by ComfyUI's own node, on a backend that runs the traced graphs as they are, under
---full also on the one that compiles them, and by nodes of other packs, which put the compiled network in the model's
+"""Compiled models with all techniques: by ComfyUI's own node, on a backend that runs the traced graphs as they are and
+under --full on the one that compiles them, and by nodes of other packs, which put the compiled network in the model's
 place."""
 
 import pytest
