@@ -124,8 +124,8 @@ def plan_work(
 
     `size` and `low_size` are latent (height, width); `guided_rows` is the rows a picture takes in a guided step: 2, or
     1 where guidance is distilled in (LCM), `unguided_rows` in the others; both are more where prompts are combined.
-    `depth` is the deep cache's. Raises as `step_work` does, and ValueError
-    where the plan needs a `low_size` or `depth` that is missing.
+    `depth` is the deep cache's. Raises as `step_work` does, and ValueError where the plan needs a `low_size` or `depth`
+    that is missing.
     """
     if low_size is None and plan.low_res_steps:
         raise ValueError(f"The plan has {plan.low_res_steps} low-resolution steps: give their low_size.")

@@ -173,6 +173,7 @@ class Run:
         self._occurrences: Counter = Counter()
         self._prompts: dict[Role, set[Hashable]] = {}
         self._pass_roles: list[Role | None] = []
+        self._conds_run: dict[tuple[int, Hashable], Role | None] = {}  # in the first pass of this evaluation
         self._partners: dict[tuple[int, Hashable], tuple[int, Hashable]] = {}
         for note in (*notes, *plan.notes):
             self.note(note)
@@ -239,12 +240,10 @@ class Run:
         """The role of each list of conditionings in a calc_cond_batch call; None for absent or unknown ones."""
         return [self._role(cond) if cond else None for cond in conds]
 
-    def count_rows(self, conds: Sequence[Sequence[dict] | None], roles: Sequence[Role | None]) -> None:
-        """Learn from what a guider asks for how many rows a picture takes: one for each conditioning of a prompt."""
-        rows = {role: len(cond) for role, cond in zip(roles, conds, strict=True) if cond}
-        if rows.keys() in ({"positive"}, {"positive", "negative"}):
-            self.unguided_rows = rows["positive"]
-            self.guided_rows = max(self.guided_rows, sum(rows.values()))
+    def expect_guidance(self, conds: Sequence[Sequence[dict] | None]) -> None:
+        """Take what a guider asks for in a step without guidance for a guided step's rows, if none has run."""
+        if self.guided_rows <= self.unguided_rows:
+            self.guided_rows = sum(len(cond) for cond in conds if cond)
 
     def _role(self, cond: Sequence[dict]) -> Role | None:
         uuids = {entry["uuid"] for entry in cond}
@@ -302,7 +301,8 @@ class Run:
         self._occurrences.clear()
         self._pass_roles = self.roles_of(conds)
         self._pass_is_paired = set(self._pass_roles) == {"positive", "negative"} and all(len(c) == 1 for c in conds)
-        self.count_rows(conds, self._pass_roles)
+        if self._model_pass == 0:
+            self._conds_run.clear()
         if self._pass_is_paired:
             one, other = ((index, cond[0]["uuid"]) for index, cond in enumerate(conds))
             self._partners.update({one: other, other: one})
@@ -328,7 +328,17 @@ class Run:
             role = self._pass_roles[index] if index < len(self._pass_roles) else None
             span = slice(position * batch, (position + 1) * batch)
             rows.append(Row(branch, role, self._pass_is_paired, span))
+        if self._model_pass == 0:
+            self._conds_run |= {(row.branch.index, row.branch.uuid): row.role for row in rows}
+            self._count_rows()
         return tuple(rows)
+
+    def _count_rows(self) -> None:
+        """One for each conditioning that this evaluation has run: prompts may be combined, and take turns."""
+        roles = list(self._conds_run.values())
+        if None not in roles:
+            self.unguided_rows = max(self.unguided_rows, roles.count("positive"))
+            self.guided_rows = max(self.guided_rows, len(roles))
 
 
 @contextlib.contextmanager

@@ -89,11 +89,27 @@ def test_batches_and_padded_prompts_are_counted(negative_tokens):
     assert sum(calls) == pytest.approx(pack_nodes.report(patched["model"])["totals"]["macs"], rel=0.01)
 
 
-@pytest.mark.parametrize("techniques", [Techniques(cutoff_start=0.5), PAPER], ids=["cut-off", "everything"])
-def test_combined_prompts_take_a_row_each(techniques):
+BOTH_AT_ONCE = {}, {}
+TAKING_TURNS = {"start_percent": 0.0, "end_percent": 0.4}, {"start_percent": 0.4, "end_percent": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("techniques", "ranges"),
+    [
+        (Techniques(cutoff_start=0.5), BOTH_AT_ONCE),
+        (Techniques(cutoff_start=0.0), BOTH_AT_ONCE),
+        (PAPER, BOTH_AT_ONCE),
+        (Techniques(cutoff_start=0.5), TAKING_TURNS),
+        (PAPER, TAKING_TURNS),
+    ],
+)
+def test_combined_prompts_take_a_row_for_each_that_runs(techniques, ranges):
     inputs = tiny_models.sampler_inputs(tiny_models.sd15(), scheduler="simple", steps=8)
-    other = tiny_models.conditioning(inputs["model"], seed=3)
-    inputs["positive"] = [*inputs["positive"], *other]
+    model = inputs["model"]
+    inputs["positive"] = [
+        *tiny_models.conditioning(model, seed=1, **ranges[0]),
+        *tiny_models.conditioning(model, seed=3, **ranges[1]),
+    ]
     stock = sum(executed(inputs))
     inputs["model"] = pack_nodes.patched(inputs["model"], techniques)
     totals = sum(executed(inputs)), pack_nodes.report(inputs["model"])["totals"]
