@@ -45,7 +45,7 @@ def stages(report):
     ids=["sd15", "lcm", "distilled by its guidance", "pixart", "unknown"],
 )
 def test_auto_recognises_the_model_and_runs_the_papers_settings(build, sampling, techniques, monkeypatch):
-    monkeypatch.setitem(presets.TRAINED_SIDES, "sd15", 16)  # at 24, half of it is three quarters of that, as at 96
+    monkeypatch.setitem(presets.TRAINED_SIDES, "sd15", 16)  # half of a small latent is then large enough
     inputs = inputs_for(build(), side=24, **sampling)
     latent, _ = sample(inputs, "auto")
     assert torch.equal(latent["samples"], pack_nodes.sample(techniques, inputs=inputs))
