@@ -414,12 +414,15 @@ BY_NAME = {
 }
 
 
+@pytest.mark.parametrize(
+    "techniques", [EVERYTHING, replace(EVERYTHING, cutoff_start=1.0)], ids=["everything", "without cut-off"]
+)
 @pytest.mark.parametrize("kind", BY_NAME)
-def test_other_packs_wrappers_may_pass_arguments_on_by_name(kind):
+def test_other_packs_wrappers_may_pass_arguments_on_by_name(kind, techniques):
     model = tiny_models.small_unet()
-    expected = tiny_models.stock_sample(pack_nodes.patched(model, EVERYTHING))
+    expected = tiny_models.stock_sample(pack_nodes.patched(model, techniques))
     model.add_wrapper_with_key(kind, "another pack", BY_NAME[kind])
-    assert torch.equal(tiny_models.stock_sample(pack_nodes.patched(model, EVERYTHING)), expected)
+    assert torch.equal(tiny_models.stock_sample(pack_nodes.patched(model, techniques)), expected)
 
 
 def test_the_caches_are_empty_when_the_report_is_made(monkeypatch):
