@@ -68,7 +68,7 @@ def agreement(errors: Errors, size: int, times: int, seed: int = 0) -> float:
 
 def table(result: dict[str, Any]) -> str:
     """The result of calibrate.py as Markdown."""
-    from _results import markdown
+    from tables import markdown
 
     machine, replayed = result["machine"], result["replay"]
     rows = sorted(result["candidates"], key=lambda row: mean(row["errors"]))

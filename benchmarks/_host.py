@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pack import ROOT, load_pack, prepare_comfyui
 
+DTYPES = ("bf16", "fp16", "fp32")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say where a benchmark runs."""
@@ -23,7 +25,7 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def add_timing_options(parser: argparse.ArgumentParser) -> None:
     """The options that say in which number format a benchmark runs, and how it is timed."""
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),

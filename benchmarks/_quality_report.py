@@ -11,9 +11,9 @@ import torch
 from _quality_scores import Tensors, frechet_distance
 from _quality_settings import FULL, Setting, Table
 from _quality_statistics import Estimate, bootstrap, mean, share_difference
-from _results import markdown
 
 from postdiff.embedded_model.training.judge import wilson_interval
+from tables import markdown
 
 FRECHET_RESAMPLES = 200
 SAME_WORK = 0.01

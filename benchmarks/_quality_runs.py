@@ -53,16 +53,26 @@ class Subject:
     """The embedded model behind stock nodes, and its pairs: the same prompt and noise for every setting.
 
     Pair i is prompt i of a shuffled list and picture i of the batch that SEED draws: what ComfyUI draws for a latent
-    with the `batch_index` [i], alone or among others.
+    with the `batch_index` [i], alone or among others. `dtype` is what the denoiser computes in, by default what ComfyUI
+    chooses.
     """
 
-    def __init__(self, prompts: Sequence[str], weights: Path = loader.WEIGHTS) -> None:
+    def __init__(
+        self, prompts: Sequence[str], weights: Path = loader.WEIGHTS, dtype: torch.dtype | None = None
+    ) -> None:
         self.weights_hash = loader.sha256(weights)
-        self.model, self._clip, self.vae = loader.load_embedded_model(weights)
+        self.model, self._clip, self.vae = loader.load_embedded_model(weights, dtype=dtype)
         self._prompts = random.Random(SEED).sample(list(prompts), len(prompts))
-        pairs = json.dumps([SEED, *self._prompts, *map(str, loader.RECOMMENDED.values())])
+        pairs = json.dumps(
+            [SEED, *self._prompts, *map(str, loader.RECOMMENDED.values()), *([str(dtype)] * bool(dtype))]
+        )
         self.key = hashlib.sha256((self.weights_hash + pairs).encode()).hexdigest()[:16]
         self._encoded: dict[str, torch.Tensor] = {}
+
+    @property
+    def dtype(self) -> str:
+        """What the denoiser computes in, as torch names it."""
+        return str(self.model.model.get_dtype_inference()).removeprefix("torch.")
 
     def prompt(self, pair: int) -> str:
         return self._prompts[pair % len(self._prompts)]

@@ -10,6 +10,8 @@ from typing import Any
 
 from _measure import mean_and_its_error
 
+from tables import markdown
+
 OURS = "PostDiff"
 FOLDER = Path(__file__).resolve().parent / "results"
 
@@ -71,12 +73,6 @@ def conditions(result: dict[str, Any]) -> str:
     rounds = f"medians of {result['repeats']} alternating rounds; ± is half the range"
     taken = "one round" if result["repeats"] == 1 else rounds
     return f"{place(result['machine'])} {clock[result['clock']]}, {taken}."
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, first column left, the others right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def peers_speed_table(result: dict[str, Any]) -> str:

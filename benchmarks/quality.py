@@ -2,6 +2,7 @@
 
     python dev.py bench quality                          every table; hours on a CPU, stopped and continued at will
     python dev.py bench quality --only frontier --pairs 128
+    python dev.py bench quality --dtype bf16             in half the time on a CPU with AMX
     python dev.py bench quality --only gate              what `python dev.py test` compares with, for these weights
 
 Every setting runs through the real nodes, on the same pairs of prompt and seed. Pictures and scores are kept in
@@ -34,10 +35,12 @@ def main() -> None:
     unknown = set(options.only) - {*known, GATE}
     if unknown:
         raise SystemExit(f"There is no table {', '.join(sorted(unknown))}. Available: {', '.join([*known, GATE])}.")
-    subject, examiner = subject_and_examiner()
+    if options.dtype and GATE in options.only:
+        raise SystemExit("The gate is recorded as the tests draw it, in what ComfyUI chooses: leave out --dtype.")
+    subject, examiner = subject_and_examiner(_host.dtype_of(options) if options.dtype else None)
     runs = Runs(subject, options.store)
     scorebook = Scorebook(runs, examiner)
-    if not options.report and (GATE in options.only or not options.only):
+    if not options.report and (GATE in options.only or not (options.only or options.dtype)):
         from _quality_gate import record
 
         print(record(runs, scorebook, examiner, options.device))
@@ -121,7 +124,7 @@ def write(table: Any, runs: Any, scorebook: Any, examiner: Any, failures: dict[s
         "weights": runs.subject.weights_hash,
         "scorer": examiner.key,
         "seed": SEED,
-        "sampling": ", ".join(f"{name} {value}" for name, value in RECOMMENDED.items()),
+        "sampling": ", ".join([*(f"{name} {value}" for name, value in RECOMMENDED.items()), runs.subject.dtype]),
         "pairs_wanted": table.pairs,
         "machine": machine(options.device),
         "notes": list(table.notes),
@@ -164,6 +167,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--store", type=Path, default=cache_folder() / "quality", help="where pictures and scores are kept"
     )
+    parser.add_argument("--dtype", choices=_host.DTYPES, help="the denoiser's; default: what ComfyUI chooses")
     _host.add_options(parser)
     return parser.parse_args()
 

@@ -82,25 +82,26 @@ def _size(dtype: torch.dtype) -> int:
 
 
 def load_embedded_model(
-    path: Path = WEIGHTS, *, disable_dynamic: bool = False
+    path: Path = WEIGHTS, *, dtype: torch.dtype | None = None, disable_dynamic: bool = False
 ) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
     """The embedded text-to-image model: 256-pixel emoji from prompts such as "noto red apple".
 
-    `disable_dynamic` is the host's: load all weights at once, also where it would bring in each as it is used. Raises
-    EmbeddedModelError when the file is missing, truncated or not the one its checksum was recorded for.
+    `dtype` is what the denoiser computes in, by default what ComfyUI chooses for the device. `disable_dynamic` is the
+    host's: load all weights at once, also where it would bring in each as it is used. Raises EmbeddedModelError when
+    the file is missing, truncated or not the one its checksum was recorded for.
     """
     state_dict, metadata = _read(Path(path))
-    model = _load_model(_take(state_dict, UNET_PREFIX), metadata, disable_dynamic)
+    model = _load_model(_take(state_dict, UNET_PREFIX), metadata, dtype, disable_dynamic)
     clip = _load_clip(_take(state_dict, TEXT_PREFIX), metadata, disable_dynamic)
     vae = EmojiVAE(_take(state_dict, VAE_PREFIX))
     for part, patcher in enumerate((model, clip.patcher, vae.patcher)):
         # Compiling, hooks and a second GPU need the model anew (comfy/model_patcher.py, ModelPatcher.clone).
-        patcher.cached_patcher_init = (_reload, (path, part))
+        patcher.cached_patcher_init = (_reload, (path, part, dtype))
     return model, clip, vae
 
 
-def _reload(path: Path, part: int, disable_dynamic: bool = False) -> ModelPatcher:
-    model, clip, vae = load_embedded_model(path, disable_dynamic=disable_dynamic)
+def _reload(path: Path, part: int, dtype: torch.dtype | None, disable_dynamic: bool = False) -> ModelPatcher:
+    model, clip, vae = load_embedded_model(path, dtype=dtype, disable_dynamic=disable_dynamic)
     return (model, clip.patcher, vae.patcher)[part]
 
 
@@ -138,19 +139,22 @@ def _take(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.T
     return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
 
 
-def _load_model(state_dict: dict[str, torch.Tensor], metadata: dict, disable_dynamic: bool) -> ModelPatcher:
+def _load_model(
+    state_dict: dict[str, torch.Tensor], metadata: dict, dtype: torch.dtype | None, disable_dynamic: bool
+) -> ModelPatcher:
     management = comfy.model_management
     device, offload_device = management.get_torch_device(), management.unet_offload_device()
     config = EmojiModelConfig(metadata["unet"])
     config.latent_format.latent_rgb_factors = metadata["latent_rgb_factors"]
     config.latent_format.latent_rgb_factors_bias = metadata["latent_rgb_factors_bias"]
-    dtype = management.unet_dtype(
+    stored = dtype or management.unet_dtype(
         device=device,
         model_params=sum(tensor.numel() for tensor in state_dict.values()),
         supported_dtypes=config.supported_inference_dtypes,
         weight_dtype=torch.float16,
     )
-    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
+    cast_to = None if dtype else management.unet_manual_cast(stored, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(stored, cast_to)
     model = config.get_model(state_dict, device=offload_device)
     patcher_class = ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=device, offload_device=offload_device)

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import api_form
+from arguments import positive
 from host import Event, PromptError, Run, Server, serving
 from pack import ROOT
 
@@ -182,13 +183,6 @@ def picture(rows: Sequence[Row]) -> Image.Image:
             speedup = f", {row.speedup:.2f}x as fast" if key == "postdiff" else ""
             write(left, top + caption + side, f"{row.seconds[key]:.2f} s{speedup}", small, "dimgray")
     return sheet
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
-    return number
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from arguments import natural, positive
 from pack import comfyui_path
 
 FOLDER = Path(__file__).resolve().parent / "evaluation"
@@ -72,20 +73,6 @@ def command_line() -> argparse.ArgumentParser:
     how.add_argument("--shard", type=positive, default=4, help="prompts in a unit of work (%(default)s)")
     how.add_argument("--dry-run", action="store_true", help="measure a few pictures and print the hours of all")
     return parser
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
-    return number
-
-
-def natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is negative")
-    return number
 
 
 class Evaluation:

@@ -33,6 +33,8 @@ CORE = (
 
 # A worker takes about 2 GB at its largest: torch, a server, a browser.
 WORKERS = min(4, os.cpu_count() or 1)
+# Reordered, the files of the fewest tests would come last, and those take the longest.
+PARALLEL = ["--numprocesses", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
     given = [from_root(here, each) for each in arguments if each != "--core"]
     if wants_core:
         return pytest.main([*given, *CORE])
-    return pytest.main(given or ["--numprocesses", str(WORKERS), "--dist", "loadfile"])
+    return pytest.main(given or PARALLEL)
 
 
 def names_tests(here: Path, argument: str) -> bool:

@@ -89,6 +89,22 @@ def test_pairs_drawn_together_are_the_pairs_drawn_alone(real_subject, sampler):
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
+def test_a_number_format_draws_the_same_pictures_and_keeps_them_apart(real_subject):
+    half = subject_and_examiner(torch.bfloat16)[0]
+    assert (half.dtype, real_subject.dtype) == ("bfloat16", "float32")
+    assert half.key != real_subject.key
+    setting = Setting("", "", steps=FEW_STEPS)
+    one, other = (subject.draw(setting, range(2)).float() for subject in (half, real_subject))
+    assert 0 < (one - other).square().mean().sqrt() < 0.05
+
+
+def test_the_gate_is_recorded_in_no_other_number_format(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["quality", "--only", "gate", "--dtype", "bf16"])
+    monkeypatch.setattr(quality._host, "start", lambda options: None)
+    with pytest.raises(SystemExit, match="leave out --dtype"):
+        quality.main()
+
+
 def test_an_interrupted_benchmark_goes_on_where_it_stopped(tmp_path):
     stopped = Runs(Subject(fail_at=RUN_PAIRS + 1), tmp_path)
     first, second = stopped.missing(PRESET, RUN_PAIRS + 2)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from evaluation.networks import Judges, fid_from_features
 from evaluation.settings import Model, Setting
 from evaluation.store import Store
+from tables import markdown
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "transformers", "ray")
 ERRORS_SHOWN = 20
@@ -171,11 +172,11 @@ def _errors(store: Store, models: Sequence[Model]) -> Iterator[dict[str, Any]]:
 def table(models: Sequence[Model], summary: dict[str, Any]) -> str:
     """Markdown in the layout of the paper's Table 2, then the paper's own figures where the settings have them."""
     rows = [_row(model, setting, summary["models"][model.name][setting.name]) for model, setting in _pairs(models)]
-    lines = ["# Measured", "", *_markdown(HEADER, rows), "", *_reading(models, summary)]
+    lines = ["# Measured", "", *markdown(HEADER, rows), "", *_reading(models, summary)]
     published = [(model, setting) for model, setting in _pairs(models) if setting.published]
     if published:
         figures = [[*_name(*pair), *_cells(pair[1].published)] for pair in published]
-        lines += ["", "# Published", "", *_markdown(HEADER[:8], figures), ""]
+        lines += ["", "# Published", "", *markdown(HEADER[:8], figures), ""]
         lines += ["From the paper's Table 2; latencies on an A5000."]
     return "\n".join(lines) + "\n"
 
@@ -205,11 +206,6 @@ def _number(value: float | None, places: int) -> str:
     if value is None:
         return "-"
     return f"{value:.{places}f}" if abs(value) >= 10 ** (1 - places) or not value else f"{value:.{places}g}"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _reading(models: Sequence[Model], summary: dict[str, Any]) -> list[str]:
