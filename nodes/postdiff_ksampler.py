@@ -61,4 +61,8 @@ class PostDiffKSampler(io.ComfyNode):
         height, width = ksampler["latent_image"]["samples"].shape[-2:]
         choice = presets.choose(preset, model, **inputs, size=(height, width))
         log.info("PostDiff preset %s.", choice.reason)
-        return sample(patch.fill(model, choice.settings, observer_for(unique_id(cls))), ksampler)
+        try:
+            patched = patch.fill(model, choice.settings, observer_for(unique_id(cls)))
+        except ValueError as error:
+            raise ValueError(f"The preset {preset!r} does not suit this model; auto does. {error}") from error
+        return sample(patched, ksampler)

@@ -41,8 +41,9 @@ class PostDiffReport(io.ComfyNode):
         last = patch.carried_by(model).last_report
         if last is None:
             raise ValueError(
-                "This model has no run to report: no PostDiff node has sampled with it yet. "
-                "Connect the MODEL output of the PostDiff sampler, or the patched model, and the sampler's LATENT."
+                "This model has no run to report: no PostDiff node has sampled with it yet, or the sampler had no "
+                "steps to take (denoise 0, start_at_step after the last). Connect the MODEL output of the PostDiff "
+                "sampler, or the patched model, and the sampler's LATENT."
             )
         picture = torch.from_numpy(numpy.asarray(report_picture.draw(last)).copy()).float() / 255
         document = json.dumps(last, indent=1)

@@ -57,6 +57,7 @@ class _Cutoff:
         if asked == ["negative"] and self.alone is not None and self.alone[0] is x_in and self.alone[1] is timestep:
             return [self.alone[2]] * len(conds)
         if len(asked) > 1:
+            self.run.keeps_guidance = True
             self.run.note(
                 f"Guidance was not dropped: {type(self.run.guider).__name__} evaluates {len(asked)} conditionings, "
                 "not one positive and one negative."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,11 @@ from .run import ROWS, Branch, Cached, Row, RowCache, Run, join, keeper, replace
 from .schedule import CrossAttnCache, Mode
 
 Place = tuple[str, int, int]
+
+OTHER_ROWS = (
+    "A node gives layers of cross-attention more rows than the model call has (regional prompts by attention couple): "
+    "those layers are computed in every step."
+)
 
 
 class Site(NamedTuple):
@@ -87,7 +93,8 @@ def install(run: Run, settings: CrossAttnCache) -> None:
         copy = "attn2_output_patch" in transformer_options.get("patches", {})
         seen: dict[Site, torch.Tensor] = {}
         options = _options_for(transformer_options, hits)
-        with replaced(_recording(wanted, x.shape[0], seen, copy=copy) | _reusing(hits, copy=copy)):
+        recording = _recording(wanted, x.shape[0], seen, partial(run.note, OTHER_ROWS), copy=copy)
+        with replaced(recording | _reusing(hits, copy=copy)):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if is_compiled(diffusion_model):
             seen = {site: tokens.clone() for site, tokens in seen.items()}
@@ -286,16 +293,27 @@ def _reusing(hits: dict[Site, torch.Tensor], *, copy: bool) -> dict[tuple[torch.
 
 
 def _recording(
-    wanted: dict[Site, list[Row]], batch: int, seen: dict[Site, torch.Tensor], *, copy: bool
+    wanted: dict[Site, list[Row]],
+    batch: int,
+    seen: dict[Site, torch.Tensor],
+    on_other_rows: Callable[[], None],
+    *,
+    copy: bool,
 ) -> dict[tuple[torch.nn.Module, str], Callable]:
-    """Forwards that put the rows wanted of each layer into `seen`, to replace the layers' own for a call."""
+    """Forwards that put the rows wanted of each layer into `seen`, to replace the layers' own for a call.
+
+    A layer that another node has given more rows than the call's `batch` is left out.
+    """
 
     def recording(site: Site, keep: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
         compute = site.output.forward
 
         def forward(*args, **kwargs):
             tokens = compute(*args, **kwargs)
-            seen[site] = keep(tokens)
+            if tokens.shape[0] == batch:
+                seen[site] = keep(tokens)
+            else:
+                on_other_rows()
             return tokens
 
         return forward

@@ -23,7 +23,7 @@ def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *,
     seconds = run.clock.seconds(len(run.plan.steps))
     work = _work(run, settings, size, low_size, batch)
     return {
-        "plan": [step.document() for step in run.plan.steps],
+        "plan": [step.document() | ({"cfg": "on"} if run.keeps_guidance else {}) for step in run.plan.steps],
         "steps": [{"seconds": spent, "macs": work.steps[i].total if work else None} for i, spent in enumerate(seconds)],
         "totals": {
             "seconds": sum(filter(None, seconds)),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .report import summary
 
-# The colours of web/style.mjs, on white: blue and orange stay apart under every common colour blindness.
+# The colours of web/style.js, on white: blue and orange stay apart under every common colour blindness.
 INK = "#222222"
 FAINT = "#d8d8d8"
 COMPUTED = "#1f6fb5"
@@ -17,6 +18,7 @@ CROSS_ATTENTION = "#b85c00"
 CROSS_ATTENTION_REUSED = "#f0dcc8"
 
 WIDTH, BARS, LANE, MARGIN, GAP = 960, 220, 16, 24, 8
+CHARACTERS, MOST_NOTES = 110, 6  # of a line, and of notes that are shown
 LEGEND = (
     (COMPUTED, "all blocks computed"),
     (REUSED, "deep branch reused"),
@@ -29,7 +31,7 @@ LEGEND = (
 
 def draw(report: dict[str, Any]) -> Image.Image:
     """The report (see report.py) as an RGB picture: seconds a step, and what each step computed."""
-    lines = _headline(report)
+    lines = [line for text in _headline(report) for line in textwrap.wrap(text, CHARACTERS)]
     top = MARGIN + 24 * len(lines) + GAP
     image = Image.new("RGB", (WIDTH, top + BARS + 2 * (LANE + GAP) + 76), "white")
     pen = ImageDraw.Draw(image)
@@ -55,7 +57,8 @@ def _small() -> Any:
 
 def _headline(report: dict[str, Any]) -> list[str]:
     done, taken = summary(report)
-    return [taken, done, *report["notes"]][:6]
+    notes, left_out = report["notes"][:MOST_NOTES], len(report["notes"][MOST_NOTES:])
+    return [taken, done, *notes, *([f"{left_out} more notes are in the report."] if left_out else [])]
 
 
 def _columns(index: int, total: int) -> tuple[float, float]:

@@ -47,11 +47,11 @@ class Branch(NamedTuple):
     `model_pass` counts the guider's calls of calc_cond_batch in an evaluation: PAG and SAG repeat a conditioning (and
     its uuid) in a pass of their own. `index` counts the lists of conditionings in that call: a prompt with an area is
     copied to the other list under its own uuid. `occurrence` counts the model calls for one of them: tiled diffusion
-    makes a call for each tile.
+    makes a call for each tile. Where a call's rows cannot be told apart, `index` and `uuid` are those of all of them.
     """
 
     model_pass: int
-    index: int
+    index: Hashable
     uuid: Hashable
     occurrence: int
     batch: int
@@ -164,6 +164,7 @@ class Run:
         self.tokens: int | None = None  # length of the prompt that the model was given first
         self.guided_rows = 1  # rows a picture takes while guidance is on, and
         self.unguided_rows = 1  # once it is off
+        self.keeps_guidance = False  # where the cut-off finds no pair of prompts
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
         self._caches: list[RowCache] = []
@@ -173,8 +174,9 @@ class Run:
         self._occurrences: Counter = Counter()
         self._prompts: dict[Role, set[Hashable]] = {}
         self._pass_roles: list[Role | None] = []
+        self._pass_pictures = 0
         self._conds_run: dict[tuple[int, Hashable], Role | None] = {}  # in the first pass of this evaluation
-        self._partners: dict[tuple[int, Hashable], tuple[int, Hashable]] = {}
+        self._partners: dict[tuple[Hashable, Hashable], tuple[Hashable, Hashable]] = {}
         for note in (*notes, *plan.notes):
             self.note(note)
 
@@ -300,6 +302,7 @@ class Run:
         self._model_pass += 1
         self._occurrences.clear()
         self._pass_roles = self.roles_of(conds)
+        self._pass_pictures = x_in.shape[0]
         self._pass_is_paired = set(self._pass_roles) == {"positive", "negative"} and all(len(c) == 1 for c in conds)
         if self._model_pass == 0:
             self._conds_run.clear()
@@ -316,29 +319,42 @@ class Run:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
     def _rows(self, x: torch.Tensor, transformer_options: dict) -> tuple[Row, ...]:
-        uuids = transformer_options["uuids"]
-        batch = x.shape[0] // len(uuids)
+        indices, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
+        conds = list(zip(indices, uuids, strict=True))
+        roles = [self._pass_roles[index] if index < len(self._pass_roles) else None for index in indices]
+        if self._model_pass == 0:
+            self._conds_run |= dict(zip(conds, roles, strict=True))
+            self._count_rows()
         window = transformer_options.get("context_window")
         window = None if window is None else tuple(window.index_list)
-        rows = []
-        for position, (index, uuid) in enumerate(zip(transformer_options["cond_or_uncond"], uuids, strict=True)):
-            seen = (index, uuid, x.device)
-            branch = Branch(self._model_pass, index, uuid, self._occurrences[seen], batch, x.device, window)
-            self._occurrences[seen] += 1
-            role = self._pass_roles[index] if index < len(self._pass_roles) else None
-            span = slice(position * batch, (position + 1) * batch)
-            rows.append(Row(branch, role, self._pass_is_paired, span))
-        if self._model_pass == 0:
-            self._conds_run |= {(row.branch.index, row.branch.uuid): row.role for row in rows}
-            self._count_rows()
-        return tuple(rows)
+        batch = self._pass_pictures
+        if x.shape[0] != batch * len(conds):  # another node lays them out its own way, as tiles in one batch
+            branch = self._branch(tuple(indices), tuple(uuids), x.shape[0], x.device, window)
+            return (Row(branch, None, False, slice(0, x.shape[0])),)
+        return tuple(
+            Row(
+                self._branch(index, uuid, batch, x.device, window),
+                role,
+                self._pass_is_paired,
+                slice(position * batch, (position + 1) * batch),
+            )
+            for position, ((index, uuid), role) in enumerate(zip(conds, roles, strict=True))
+        )
+
+    def _branch(self, index: Hashable, uuid: Hashable, batch: int, device: torch.device, window: Hashable) -> Branch:
+        """The branch of the next model call for these conditionings."""
+        seen = (index, uuid, device)
+        self._occurrences[seen] += 1
+        return Branch(self._model_pass, index, uuid, self._occurrences[seen] - 1, batch, device, window)
 
     def _count_rows(self) -> None:
-        """One for each conditioning that this evaluation has run: prompts may be combined, and take turns."""
+        """One for each conditioning that this evaluation has run: prompts may be combined, and take turns.
+
+        Where one is neither positive nor negative (DualCFGGuider), the cut-off leaves out none.
+        """
         roles = list(self._conds_run.values())
-        if None not in roles:
-            self.unguided_rows = max(self.unguided_rows, roles.count("positive"))
-            self.guided_rows = max(self.guided_rows, len(roles))
+        self.unguided_rows = max(self.unguided_rows, len(roles) if None in roles else roles.count("positive"))
+        self.guided_rows = max(self.guided_rows, len(roles))
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def _settings(file: Path) -> Settings:
         if unknown:
             raise ValueError(f"it names techniques that this version does not know: {', '.join(unknown)}")
         return Settings(**{name: TECHNIQUES[name](**values) for name, values in given.items() if values is not None})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         is_plain = isinstance(error, (OSError, ValueError))
         reason = str(error).rstrip(".") if is_plain else f"{type(error).__name__}: {error}"
         raise ValueError(

@@ -1,7 +1,7 @@
 """What each step of a run does: section 2 of the paper as arithmetic on step numbers.
 
 T is the number of steps, i a step in 0 ... T-1, L the number of low-resolution steps. Knows neither torch nor comfy;
-`web/plan.mjs` holds the same arithmetic, and both are tested on tests/vectors.
+`web/plan.js` holds the same arithmetic, and both are tested on tests/vectors.
 """
 
 from __future__ import annotations

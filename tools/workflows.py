@@ -210,7 +210,7 @@ and it goes on where it was.
 
 Without a CLIP vision model it ranks k, m and the number of steps only: starting at low resolution composes another
 picture, which no comparison with the stock run can judge. For all of them, connect **Load CLIP Vision** to clip_vision.
-Help (the question mark on the node) says more.
+Help (select the node, then the i button, Node Info) says more.
 """
     )
     loader = left.add("PostDiffEmbeddedModel")

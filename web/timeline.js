@@ -2,27 +2,27 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "./drawing.mjs";
-import { LANES, WIDGETS, estimates } from "./estimate.mjs";
-import { allNodes, isBypassed, isMuted, readGraph } from "./graph.mjs";
-import { STYLE } from "./style.mjs";
-import { wordsOf } from "./words.mjs";
+import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "./drawing.js";
+import { LANES, WIDGETS, estimates } from "./estimate.js";
+import { allNodes, isBypassed, isMuted, readGraph } from "./graph.js";
+import { STYLE } from "./style.js";
+import { wordsOf } from "./words.js";
 
 const MARGIN = 6;
 const REFRESH_MS = 120;
-const PADDING = 11; // above and below, as in style.mjs
+const PADDING = 11; // above and below, as in style.js
 const LINE = 15;
 
 /** Node -> its timeline. */
 const timelines = new WeakMap();
 /** Workflow -> execution id -> what the server said about the node's last run. Outlives undo, redo, other tabs. */
 const runs = new WeakMap();
-/** Prompt -> the workflow it was queued from, until it ends. */
-const workflowOfPrompt = new Map();
-/** The workflow whose prompt is being handed to the server; the run may begin before its number is known. */
+/** Prompt -> where it was queued from (see `queuedNow`), until it ends. */
+const originOfPrompt = new Map();
+/** Where a prompt that is being handed to the server comes from; its run may begin before its number is known. */
 let queueing = null;
-/** Request -> the workflow that it hands to the server. */
-const workflowOfRequest = new Map();
+/** Request -> where the prompt that it hands to the server comes from. */
+const originOfRequest = new Map();
 
 class Timeline {
   constructor(node) {
@@ -48,6 +48,7 @@ class Timeline {
     this.widget = this.node.addDOMWidget("timeline", "postdiff_timeline", this.element, {
       serialize: false, // not in the prompt
       hideOnZoom: false,
+      hideInPanel: true, // the panel's width would become the timeline's
       margin: MARGIN,
       getMinHeight: height,
       getMaxHeight: height,
@@ -77,11 +78,11 @@ class Timeline {
     }
   }
 
-  /** Show the run's own plan as long as the settings are those it began with, else the estimate. */
+  /** Show the run's own plan as long as the settings are those it was queued with, else the estimate. */
   show(estimate, language) {
     const say = wordsOf(language);
     const run = estimate.run;
-    const settings = JSON.stringify([estimate.steps, estimate.scale, this.ownSettings()]);
+    const settings = this.settingsFor(estimate);
     if (run) run.settings ??= settings;
     const isOutdated = run && run.settings !== settings && run.step === null;
     const view = run && !isOutdated ? viewOfRun(run, estimate, say) : viewOfEstimate(estimate, say);
@@ -91,9 +92,11 @@ class Timeline {
     this.fit();
   }
 
-  ownSettings() {
+  /** What a run must have begun with to be shown: the plan and the node's own values. */
+  settingsFor({ steps, scale }) {
     const changing = ["seed", "control_after_generate"];
-    return this.node.widgets.filter(({ name }) => !changing.includes(name)).map(({ value }) => value);
+    const own = this.node.widgets.filter(({ name }) => !changing.includes(name)).map(({ value }) => value);
+    return JSON.stringify([steps, scale, own]);
   }
 
   draw({ state, badge, text, steps, scale, notes, step }, say) {
@@ -185,29 +188,39 @@ function runsOf(workflow) {
   return runs.get(workflow);
 }
 
-const runsOfPrompt = (prompt) => runsOf(workflowOfPrompt.get(prompt) ?? activeWorkflow());
+/** The active workflow, and by execution id the settings that its nodes have now. */
+function queuedNow() {
+  const settings = new Map();
+  for (const [id, estimate] of estimates(readGraph(app.rootGraph, WIDGETS)))
+    settings.set(id, timelines.get(estimate.node)?.settingsFor(estimate));
+  return { workflow: activeWorkflow(), settings };
+}
+
+const runsOfPrompt = (prompt) => runsOf(originOfPrompt.get(prompt)?.workflow ?? activeWorkflow());
 
 function onQueueing({ detail: { requestId: request } }) {
-  queueing = activeWorkflow();
-  workflowOfRequest.set(request, queueing);
+  queueing = queuedNow();
+  originOfRequest.set(request, queueing);
 }
 
 /** The server's events name the prompt only: what it has not been asked about before belongs to this request. */
 async function onQueued({ detail: { requestId: request } }) {
-  const workflow = workflowOfRequest.get(request) ?? activeWorkflow();
-  workflowOfRequest.delete(request);
+  const origin = originOfRequest.get(request) ?? queuedNow();
+  originOfRequest.delete(request);
   const { queue_running: running, queue_pending: pending } = await (await api.fetchApi("/queue")).json();
   for (const [, prompt, , { client_id: client }] of [...running, ...pending])
-    if (client === api.clientId && !workflowOfPrompt.has(prompt)) workflowOfPrompt.set(prompt, workflow);
-  if (queueing === workflow) queueing = null;
+    if (client === api.clientId && !originOfPrompt.has(prompt)) originOfPrompt.set(prompt, origin);
+  if (queueing === origin) queueing = null;
 }
 
 function onStart({ detail: { prompt_id: prompt } }) {
-  if (!workflowOfPrompt.has(prompt)) workflowOfPrompt.set(prompt, queueing ?? activeWorkflow());
+  if (!originOfPrompt.has(prompt)) originOfPrompt.set(prompt, queueing ?? queuedNow());
 }
 
 function onPlan({ detail: { node, prompt_id: prompt, plan: steps, notes } }) {
-  runsOfPrompt(prompt).set(String(node), { prompt, began: performance.now(), steps, notes, step: null, report: null });
+  const settings = originOfPrompt.get(prompt)?.settings.get(String(node));
+  const run = { prompt, settings, began: performance.now(), steps, notes, step: null, report: null };
+  runsOfPrompt(prompt).set(String(node), run);
   refresh();
 }
 
@@ -222,7 +235,7 @@ function onProgress({ detail: { node, prompt_id: prompt, step = null, report = n
 function onEnd({ detail: { prompt_id: prompt } }) {
   const known = runsOfPrompt(prompt);
   for (const [node, run] of known) if (run.prompt === prompt && !run.report) known.delete(node);
-  workflowOfPrompt.delete(prompt);
+  originOfPrompt.delete(prompt);
   refresh();
 }
 

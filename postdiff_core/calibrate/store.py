@@ -66,7 +66,7 @@ class Store:
 
     def _read_scores(self) -> dict[tuple[str, str], dict[str, float]]:
         file = self.folder / SCORES
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
         if text and not text.endswith("\n"):  # the process was killed while writing: the next line begins a new one
             file.write_text(text + "\n", encoding="utf-8")
         records = [record for line in text.splitlines() if (record := _parsed(line))]
@@ -74,7 +74,9 @@ class Store:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
+    """A record; None for a damaged line, such as the last of a process that was killed."""
     try:
-        return json.loads(line)
-    except ValueError:  # the last line of a process that was killed
+        record = json.loads(line)
+        return record if record.keys() >= {"run", "by", "values"} else None
+    except (ValueError, AttributeError, RecursionError):
         return None

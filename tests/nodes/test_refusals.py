@@ -47,7 +47,7 @@ def test_a_cross_attention_cache_on_a_model_without_cross_attention_is_refused()
 @pytest.mark.parametrize("preset", ["sd15", "sdxl"])
 def test_a_preset_with_a_deep_cache_is_refused_on_a_transformer(preset):
     inputs = tiny_models.sampler_inputs(tiny_models.pixart_alpha())
-    with pytest.raises(ValueError, match="PixArt"):
+    with pytest.raises(ValueError, match=f"The preset '{preset}' does not suit this model; auto does.*PixArt"):
         PostDiffKSampler.execute(**inputs, preset=preset)
 
 
@@ -134,6 +134,9 @@ def test_a_guider_of_more_than_two_prompts_is_not_cut_off_and_says_so(name):
     patched = pack_nodes.with_cfg_cutoff(model, Techniques(cutoff_start=0.5))
     assert torch.equal(sample_with(GUIDERS[name], patched), sample_with(GUIDERS[name], model))
     assert name.split()[0] in all_notes(patched)
+    report = pack_nodes.report(patched)
+    assert report["totals"]["work_saved"] == 0
+    assert {step["cfg"] for step in report["plan"]} == {"on"}
 
 
 @pytest.mark.parametrize("name", GUIDERS)

@@ -52,6 +52,14 @@ def test_a_line_cut_off_by_a_kill_is_lost_alone(tmp_path):
     assert Store(tmp_path, ABOUT).score(OTHER, "PSNR") == {"PSNR": 3.0}
 
 
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"7", b"{}", b"[" * 100_000], ids=["bytes", "number", "empty", "nested"])
+def test_a_damaged_line_is_lost_alone(tmp_path, line):
+    store = Store(tmp_path, ABOUT)
+    (store.folder / SCORES).write_bytes(line + b"\n")
+    store.put_score(RUN, "PSNR", {"PSNR": 1.0})
+    assert Store(tmp_path, ABOUT).score(RUN, "PSNR") == {"PSNR": 1.0}
+
+
 @pytest.mark.parametrize("content", [b"", b"not a latent", b"\x10" * 400])
 def test_a_damaged_latent_counts_as_not_drawn(tmp_path, content):
     store = Store(tmp_path, ABOUT)

@@ -17,7 +17,8 @@ CASES = {"sd15": tiny_models.small_unet, "pixart_alpha": tiny_models.pixart_alph
 
 
 @pytest.fixture(autouse=True)
-def fresh_dynamo():
+def fresh_dynamo(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # the usual one may hold what a stopped run left
     torch._dynamo.reset()
     counters.clear()
     yield

@@ -1,5 +1,7 @@
 """Section 2.5, cross-attention cache: against the reference in plain torch."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import companions
 import pack_nodes
 import tiny_models
 from compare import assert_like_reference, inputs_with_prompts
+from postdiff.postdiff_core import cross_attn_cache
 from reference import Techniques
 
 MODES = ["cond", "average", "uncond", "cfg"]
@@ -134,3 +137,13 @@ def test_attention_replaced_in_whole_blocks_is_replaced_where_a_layer_must_be_co
         )
 
     assert torch.equal(latent(by_block), latent(by_layer))
+
+
+@pytest.mark.parametrize("techniques", [Techniques(cross_attn_start=0.5), Techniques(cross_attn_start=0.5, interval=2)])
+def test_layers_that_another_node_gives_more_rows_are_computed_and_that_is_said(techniques):
+    inputs = companions.attention_couple(inputs_with_prompts(tiny_models.sd15()))
+    without = dataclasses.replace(techniques, cross_attn_start=1.0)
+    expected = tiny_models.stock_sample(pack_nodes.with_caches(inputs["model"], without))
+    model = pack_nodes.with_caches(inputs["model"], techniques)
+    assert torch.equal(tiny_models.stock_sample(model), expected)
+    assert cross_attn_cache.OTHER_ROWS in pack_nodes.report(model)["notes"]

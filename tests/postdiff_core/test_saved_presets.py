@@ -92,7 +92,7 @@ def test_a_preset_that_was_changed_by_hand_is_refused_with_the_reason(change, re
     assert ".." not in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000], ids=lambda each: each[:3])
 def test_a_damaged_preset_is_refused_and_the_others_still_work(content):
     saved_presets.save("good", EVERYTHING, {})
     saved_presets.save("bad", EVERYTHING, {}).write_bytes(content)

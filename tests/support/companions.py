@@ -6,6 +6,7 @@ latent.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -220,6 +221,60 @@ def tiled_diffusion(inputs: Inputs) -> Inputs:
 
     model = inputs["model"].clone()
     model.set_model_unet_function_wrapper(in_halves)
+    return inputs | {"model": model}
+
+
+def tiles_in_one_batch(inputs: Inputs) -> Inputs:
+    """As tiled diffusion does that calls the model once: all conditionings of one half, then all of the other."""
+
+    def in_one_batch(apply_model, given):
+        def twice(value):
+            return value.repeat(2, *[1] * (value.ndim - 1)) if isinstance(value, torch.Tensor) else value
+
+        halves = torch.cat(given["input"].chunk(2, dim=-1))
+        out = apply_model(halves, twice(given["timestep"]), **{name: twice(c) for name, c in given["c"].items()})
+        return torch.cat(out.chunk(2), dim=-1)
+
+    model = inputs["model"].clone()
+    model.set_model_unet_function_wrapper(in_one_batch)
+    return inputs | {"model": model}
+
+
+def row_by_row(inputs: Inputs) -> Inputs:
+    """A call of the model for every row, as where memory is short."""
+
+    def one_at_a_time(apply_model, given):
+        def row(value, number):
+            return value[number : number + 1] if isinstance(value, torch.Tensor) else value
+
+        x, t, c = given["input"], given["timestep"], given["c"]
+        rows = ({name: row(value, i) for name, value in c.items()} for i in range(len(x)))
+        return torch.cat([apply_model(row(x, i), row(t, i), **each) for i, each in enumerate(rows)])
+
+    model = inputs["model"].clone()
+    model.set_model_unet_function_wrapper(one_at_a_time)
+    return inputs | {"model": model}
+
+
+def attention_couple(inputs: Inputs) -> Inputs:
+    """Regional prompts within the layers: positive rows attend twice, to their prompt and to another, and a patch of
+    the output makes one of the two."""
+    model = inputs["model"].clone()
+
+    def to_both(x, context, value, options):
+        numbers = options["cond_or_uncond"]
+        queries = [[q] if n else [q, q] for q, n in zip(x.chunk(len(numbers)), numbers, strict=True)]
+        keys = [[k] if n else [k, k.flip(1)] for k, n in zip(context.chunk(len(numbers)), numbers, strict=True)]
+        given = torch.cat(list(itertools.chain(*keys)))
+        return torch.cat(list(itertools.chain(*queries))), given, given
+
+    def one_of_both(out, options):
+        numbers = options["cond_or_uncond"]
+        parts = iter(out.chunk(sum(1 if n else 2 for n in numbers)))
+        return torch.cat([next(parts) if n else (next(parts) + next(parts)) / 2 for n in numbers])
+
+    model.set_model_attn2_patch(to_both)
+    model.set_model_attn2_output_patch(one_of_both)
     return inputs | {"model": model}
 
 

@@ -27,7 +27,7 @@ from reference import Techniques
 SLOW = {"TorchCompileModel, backend eager"}
 BASES = [row.name for row in ROWS.values() if row.group != SAMPLERS and row.name not in SLOW]
 SECONDS = [name for name in BASES if ROWS[name].model is UNET and ROWS[name].companion is not companions.nothing]
-# A quarter of it, at a scale of 0.25, is still 2 x 2 where the small U-Nets are deepest: torch normalises no single value.
+# At a scale of 0.25 it is still 2 x 2 where the small U-Net is deepest: torch normalises no single value.
 SMALLEST_SIDE = 12
 SMALLEST = {"PixArt-alpha": 66, "PixArt-sigma": 66, "tiles, a run each": 24}  # the last tiles are a quarter of that
 

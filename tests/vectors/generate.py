@@ -1,6 +1,6 @@
 """Write schedule.json: what every step of a run does, counted out step by step.
 
-Shared by the tests of postdiff_core/schedule.py and web/plan.mjs, and written with neither: here fractions are exact,
+Shared by the tests of postdiff_core/schedule.py and web/plan.js, and written with neither: here fractions are exact,
 and each step is decided by looking at the steps before it. Run `python tests/vectors/generate.py` to write the file.
 
 A case is {name, total, settings, notes, plan}: `settings` as the nodes name them, `notes` how many remarks the plan

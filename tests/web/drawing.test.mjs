@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "../../web/drawing.mjs";
-import { LANES } from "../../web/estimate.mjs";
-import { plan, stepAtUniformTimesteps } from "../../web/plan.mjs";
-import { wordsOf } from "../../web/words.mjs";
+import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "../../web/drawing.js";
+import { LANES } from "../../web/estimate.js";
+import { plan, stepAtUniformTimesteps } from "../../web/plan.js";
+import { wordsOf } from "../../web/words.js";
 
 const say = wordsOf("en");
 const ALL = LANES.PostDiffKSampler;

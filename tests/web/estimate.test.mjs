@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { WIDGETS, estimates } from "../../web/estimate.mjs";
-import { wordsOf } from "../../web/words.mjs";
+import { WIDGETS, estimates } from "../../web/estimate.js";
+import { wordsOf } from "../../web/words.js";
 
-/** What graph.mjs would read, from a graph in the server's own form. */
+/** What graph.js would read, from a graph in the server's own form. */
 function graphOf(prompt) {
   const graph = new Map();
   for (const [id, { class_type: type, inputs }] of Object.entries(prompt)) {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { readGraph } from "../../web/graph.mjs";
+import { readGraph } from "../../web/graph.js";
 
 const STEPS = new Set(["steps"]);
 

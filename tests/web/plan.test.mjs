@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { plan, stepAtUniformTimesteps } from "../../web/plan.mjs";
+import { plan, stepAtUniformTimesteps } from "../../web/plan.js";
 
 const cases = JSON.parse(readFileSync(new URL("../vectors/schedule.json", import.meta.url), "utf8"));
 

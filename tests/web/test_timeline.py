@@ -281,6 +281,44 @@ def test_a_prompt_that_waited_belongs_to_the_workflow_it_was_queued_in(canvas: C
     canvas.wait_for_steps(SAMPLER, planned(12, MixedResolution(0.5, 0.5), *PATCHES))
 
 
+def test_what_is_changed_while_a_prompt_waits_is_not_shown_as_measured(canvas: Canvas) -> None:
+    canvas.load(graph(seconds=10.0))
+    canvas.queue()
+    canvas.wait_for_mark(SAMPLER, shown=True)
+    canvas.load(graph())
+    canvas.queue()
+    canvas.wait_until("async () => (await (await fetch('queue')).json()).queue_pending.length === 1")
+    canvas.set(SAMPLER, steps=12)
+    canvas.call("listenForEnds", 2)
+    canvas.js("() => app.api.interrupt()")
+    assert canvas.wait_for_end() == "success"
+    canvas.wait_for_state(SAMPLER, "estimate")
+    canvas.wait_for_steps(SAMPLER, planned(12, MixedResolution(0.5, 0.5), *PATCHES))
+    canvas.set(SAMPLER, steps=8)
+    canvas.wait_for_state(SAMPLER, "measured")
+
+
+def test_the_panel_of_properties_leaves_the_timeline_alone(canvas: Canvas) -> None:
+    canvas.load(graph())
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    assert canvas.js("(id) => postdiffTest.node(id).widgets.find(({ name }) => name === 'timeline').options", SAMPLER)[
+        "hideInPanel"
+    ]
+
+
+def test_what_takes_the_place_of_the_picture_is_shown_in_full(canvas: Canvas) -> None:
+    prompt = graph()
+    prompt["2"]["inputs"] |= {"start_percent": 0.6, "end_percent": 0.4}
+    canvas.load(prompt)
+    canvas.wait_for_text("2", "status", "The deep cache window is empty")
+    shown = "(id) => postdiffTest.node(id).widgets.find(({ name }) => name === 'timeline').element"
+    widths = canvas.js(
+        f"(id) => {{ const e = ({shown})(id).querySelector('.status span'); return [e.scrollWidth, e.clientWidth]; }}",
+        "2",
+    )
+    assert widths[0] <= widths[1] and widths[1] > 0
+
+
 def test_a_run_of_which_everything_is_cached_leaves_an_estimate_that_is_called_one(canvas: Canvas) -> None:
     prompt = graph()
     canvas.load(prompt)

@@ -2,14 +2,14 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { LANGUAGES, wordsOf } from "../../web/words.mjs";
+import { LANGUAGES, wordsOf } from "../../web/words.js";
 
 const source = (name) => readFileSync(new URL(`../../web/${name}`, import.meta.url), "utf-8");
 
-/** What the modules hand to `say`, and what estimate.mjs leaves for others to hand on. */
+/** What the modules hand to `say`, and what estimate.js leaves for others to hand on. */
 const SAID = new Set([
-  ...["drawing.mjs", "timeline.js"].flatMap((name) => [...source(name).matchAll(/\bsay\(\s*"([^"]+)"/g)]),
-  ...source("estimate.mjs").matchAll(/(?:SetAtRunTime\(|assumption = )"([^"]+)"/g),
+  ...["drawing.js", "timeline.js"].flatMap((name) => [...source(name).matchAll(/\bsay\(\s*"([^"]+)"/g)]),
+  ...source("estimate.js").matchAll(/(?:SetAtRunTime\(|assumption = )"([^"]+)"/g),
   ...source("timeline.js").matchAll(/"((?:Muted|Bypassed|Inside)[^"]+)"/g),
 ].map(([, text]) => text));
 
@@ -26,7 +26,7 @@ test("every text is translated into every language, with its placeholders", () =
 });
 
 test("no translation is of a text that nobody says", () => {
-  const known = [...source("words.mjs").matchAll(/^ {4}(?:"([^"]+)"|(\w+)):/gm)].map(([, quoted, bare]) => quoted ?? bare);
+  const known = [...source("words.js").matchAll(/^ {4}(?:"([^"]+)"|(\w+)):/gm)].map(([, quoted, bare]) => quoted ?? bare);
   assert.equal(known.length, SAID.size * LANGUAGES.length);
   assert.deepEqual(new Set(known), SAID);
 });

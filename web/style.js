@@ -83,6 +83,10 @@ export const STYLE = `<style>
   overflow: hidden;
   text-overflow: ellipsis;
 }
+.postdiff-timeline[data-state="estimate"] .status,
+.postdiff-timeline[data-state="estimate"] .status span {
+  white-space: normal;
+}
 .postdiff-timeline .badge {
   padding: 0 4px;
   border: 1px solid currentColor;

@@ -1,4 +1,4 @@
-/** A plan as a picture (SVG) and as words. Pure text in, text out; style.mjs gives the colours, words.mjs `say`. */
+/** A plan as a picture (SVG) and as words. Pure text in, text out; style.js gives the colours, words.js `say`. */
 
 const LOWEST_BAR = 0.3; // of a full bar: a quarter-resolution step must stay visible
 

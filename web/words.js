@@ -1,6 +1,6 @@
 /**
  * The timeline's own words in the languages of locales/. English is the key; a language or a text that is not here stays
- * English. What the server says (notes of a run, and plan.mjs in its words) is English everywhere.
+ * English. What the server says (notes of a run, and plan.js in its words) is English everywhere.
  */
 
 const TRANSLATIONS = {

@@ -1,10 +1,10 @@
 /**
- * What each PostDiff node of a graph will do, before it runs. Works on what graph.mjs reads; touches neither canvas nor
+ * What each PostDiff node of a graph will do, before it runs. Works on what graph.js reads; touches neither canvas nor
  * server. Exact under uniform timesteps; other schedulers move the steps a little, so the result is called an estimate.
  */
 
-import { plan, stepAtUniformTimesteps } from "./plan.mjs";
-import { PRESETS, UNKNOWN_FAMILY } from "./presets.mjs";
+import { plan, stepAtUniformTimesteps } from "./plan.js";
+import { PRESETS, UNKNOWN_FAMILY } from "./presets.js";
 
 const TECHNIQUE = {
   MixedResolutionKSampler: "mixed_resolution",
@@ -38,7 +38,7 @@ export const LANES = {
 /** The widgets an estimate depends on. */
 export const WIDGETS = new Set([...RUN, ...Object.values(SETTINGS).flat(), "value"]);
 
-/** A value that only the run knows; `text` and `values` as words.mjs takes them. */
+/** A value that only the run knows; `text` and `values` as words.js takes them. */
 class SetAtRunTime extends Error {
   constructor(text, values) {
     super(text);
@@ -49,7 +49,7 @@ class SetAtRunTime extends Error {
 /**
  * Map: execution id of each PostDiff node -> {steps, notes, scale, node, sampler, problem}.
  * `sampler` is the node whose steps are shown, null if the links lead to none; `problem` says why there are no steps, as
- * [text, values] for words.mjs.
+ * [text, values] for words.js.
  */
 export function estimates(graph) {
   const found = new Map();
