@@ -135,7 +135,8 @@ def sample_in_two_stages(
     height, width = sampling.size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
     start = _keep_outside_mask(guider, sampling, x0, sigmas[0])
-    return _full_stage(sampling, start, sigmas, switch, batch_index).run_by(executor)
+    samples = _full_stage(sampling, start, sigmas, switch, batch_index).run_by(executor)
+    return _mixed_once(guider, sampling, start, samples)
 
 
 def matched_sigmas(sigmas: torch.Tensor, ratio: float, model_sampling: Any) -> torch.Tensor:
@@ -253,6 +254,17 @@ def _keep_outside_mask(guider: Any, sampling: Sampling, x0: torch.Tensor, sigma:
         mask = mask_function(sigma, mask, extra_options={"model": model, "sigmas": sampling.sigmas})
     mask = mask.to(x0)
     return x0 * mask + sampling.latent_image.to(x0) * (1 - mask)
+
+
+def _mixed_once(guider: Any, sampling: Sampling, start: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    """The finished latent with as much of the given one as the mask says.
+
+    Under a soft mask the host mixes into its result what a run began with; in stage 2 that is `start`, mixed already.
+    """
+    mask = sampling.denoise_mask
+    if mask is None or sampling.sigmas[-1] > 0 or "denoise_mask_function" in guider.model_options:
+        return samples
+    return samples + (1 - mask.to(samples)) * (sampling.latent_image.to(samples) - start.to(samples))
 
 
 def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:

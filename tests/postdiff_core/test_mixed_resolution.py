@@ -152,6 +152,21 @@ def test_inpainting_composites_at_the_switch(mask, denoise):
     assert torch.allclose(expected[kept], latent["samples"][kept], atol=1e-5)
 
 
+@pytest.mark.parametrize("mask", [0.0, 0.25, 0.75, 1.0])
+def test_a_soft_mask_keeps_as_much_of_the_picture_as_in_a_stock_run(mask):
+    model = tiny_models.sd15()
+
+    def predict_nothing(executor, network, conds, x, timestep, options):
+        return [torch.zeros_like(x) for _ in conds]
+
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "test", predict_nothing)
+    latent = {"samples": torch.ones(1, 4, 16, 16), "noise_mask": torch.full((1, 1, 16, 16), mask)}
+    patched = pack_nodes.with_mixed_resolution(model, HALF)
+    for each in (model, patched):
+        kept = tiny_models.stock_sample(each, latent_image=latent)
+        assert torch.allclose(kept, torch.full_like(kept, 1 - mask), atol=1e-5)
+
+
 def test_inpainting_masks_come_in_pixels():
     model = tiny_models.sd15()
     latent = tiny_models.latent(model, batch=2, seed=3) | {"noise_mask": ramp(1, 1, 128, 128).round()}

@@ -119,7 +119,7 @@ def two_stages(
     if mask is not None:
         weight = _mask_at(model, mask, sigmas[switch])
         start = start * weight + picture * (1 - weight)
-    return sample_stage(
+    finished = sample_stage(
         "full",
         comfy.sample.prepare_noise(picture, seed + 1, batch_index),
         start,
@@ -129,6 +129,9 @@ def two_stages(
         at_full_size,
         seed=seed + 1,
     )
+    if mask is None or sigmas[-1] > 0 or "denoise_mask_function" in model.model_options:
+        return finished
+    return finished + (1 - mask) * (picture - start)  # of what the host has mixed in, which was mixed already
 
 
 def with_whole_schedule(model: ModelPatcher, sigmas: torch.Tensor) -> ModelPatcher:
