@@ -66,7 +66,7 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None) -> An
     It is noted if others hold than were asked for. Raises ValueError as `add` does.
     """
     before = carried_by(model)
-    asked = {name: technique for name in TECHNIQUES if (technique := getattr(settings, name)) is not None}
+    asked = settings.asked
     missing = {name: technique for name, technique in asked.items() if getattr(before.settings, name) is None}
     for technique in missing.values():
         _check(model, technique)
@@ -159,7 +159,7 @@ class PostDiff:
         """As in img2img, or in a slice of a run, that begins after a technique's part of the schedule."""
         if len(laid_out.steps) < FEWEST_STEPS:
             return []  # the plan says so
-        asked = {name: technique for name in TECHNIQUES if (technique := getattr(self.settings, name)) is not None}
+        asked = self.settings.asked
         if low is None:
             asked.pop("mixed_resolution", None)  # noted, or off
         idle = [name for name, technique in asked.items() if not technique.is_off and name not in laid_out.acting]

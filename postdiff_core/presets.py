@@ -14,7 +14,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscreteDistilled
 from . import saved_presets
 from .architecture import Size, whole_module
 from .patch import REFUSALS
-from .schedule import TECHNIQUES, CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 Family = Literal["sd15", "sdxl", "pixart_alpha", "embedded", "unknown"]
 
@@ -83,8 +83,7 @@ def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: S
 
 def _without_refused(choice: Choice, model: Any) -> Choice:
     """A choice without the techniques that cannot act on this MODEL: nobody has asked for them by name."""
-    techniques = {name: technique for name in TECHNIQUES if (technique := getattr(choice.settings, name)) is not None}
-    refused = [name for name, technique in techniques.items() if REFUSALS[type(technique)](model)]
+    refused = [name for name, technique in choice.settings.asked.items() if REFUSALS[type(technique)](model)]
     if not refused:
         return choice
     settings = replace(choice.settings, **dict.fromkeys(refused))

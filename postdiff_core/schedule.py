@@ -119,6 +119,11 @@ class Settings:
     cross_attn_cache: CrossAttnCache | None = None
     cfg_cutoff: CFGCutoff | None = None
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The techniques that are there, by field."""
+        return {name: technique for name in TECHNIQUES if (technique := getattr(self, name)) is not None}
+
 
 @dataclass(frozen=True)
 class Step:
