@@ -43,11 +43,11 @@ class _Cutoff:
         roles = self.run.roles_of(conds)
         asked = [role for cond, role in zip(conds, roles, strict=True) if cond is not None]
         if len(conds) == 2 and set(asked) == {"positive", "negative"}:
-            self.run.expect_guidance(conds)
             positive = roles.index("positive")
             if _replaces_self_attention(model_options) and x_in.shape not in self.evaluated_shapes:
                 self._note_both_evaluated_once(x_in.shape)
             else:
+                self.run.count_left_out(conds[1 - positive], timestep)
                 conds = [cond if i == positive else None for i, cond in enumerate(conds)]
             return [evaluate(conds)[positive]] * 2
         if asked == ["positive"]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType
@@ -55,6 +55,13 @@ class Work:
 
     def __mul__(self, times: int) -> Work:
         return Work(self.linear * times, self.attention * times)
+
+
+class RowCount(NamedTuple):
+    """The rows of a batch that a picture takes in a step of the run, and would take in the stock run's."""
+
+    run: int
+    stock: int
 
 
 @dataclass(frozen=True)
@@ -116,37 +123,42 @@ def plan_work(
     *,
     tokens: int,
     batch: int = 1,
-    guided_rows: int = 2,
-    unguided_rows: int = 1,
+    rows: Sequence[RowCount] | None = None,
     depth: int | None = None,
 ) -> PlanWork:
     """The work of a run that follows `plan`, and of its stock counterpart.
 
-    `size` and `low_size` are latent (height, width); `guided_rows` is the rows a picture takes in a guided step: 2, or
-    1 where guidance is distilled in (LCM), `unguided_rows` in the others; both are more where prompts are combined.
-    `depth` is the deep cache's. Raises as `step_work` does, and ValueError where the plan needs a `low_size` or `depth`
-    that is missing.
+    `size` and `low_size` are latent (height, width), `rows` those of each step (by default `planned_rows`), `depth` is
+    the deep cache's. Raises as `step_work` does, and ValueError where the plan needs a `low_size` or `depth` that is
+    missing.
     """
     if low_size is None and plan.low_res_steps:
         raise ValueError(f"The plan has {plan.low_res_steps} low-resolution steps: give their low_size.")
     if depth is None and any(step.deep == "reuse" for step in plan.steps):
         raise ValueError("The plan reuses deep features: give the deep cache's depth.")
 
-    def work(step: Step) -> Work:
+    rows = planned_rows(plan) if rows is None else rows
+
+    def work(step: Step, rows: int) -> Work:
         height, width = low_size if low_size and step.low_res else size
         return step_work(
             model,
             height,
             width,
-            batch * (guided_rows if step.guided else unguided_rows),
+            batch * rows,
             tokens,
             depth=depth if step.deep == "reuse" else None,
             # Nothing is stored before step 0: there every layer computes, even if m is 0.
             cross_attn=step.cross_attn != "reuse" or step.index == 0,
         )
 
-    stock_step = step_work(model, *size, batch * guided_rows, tokens)
-    return PlanWork(tuple(work(step) for step in plan.steps), stock_step * len(plan.steps))
+    steps = tuple(work(step, each.run) for step, each in zip(plan.steps, rows, strict=True))
+    return PlanWork(steps, add(step_work(model, *size, batch * each.stock, tokens) for each in rows))
+
+
+def planned_rows(plan: Plan, guided: int = 2) -> list[RowCount]:
+    """The rows of each step with one positive and one negative prompt, or `guided` 1: without the negative one."""
+    return [RowCount(guided if step.guided else 1, guided) for step in plan.steps]
 
 
 class _Place(NamedTuple):

@@ -21,6 +21,7 @@ from comfy.k_diffusion.sampling import sample_euler
 from comfy.patcher_extension import WrappersMP
 
 from .clock import MOMENTS, Clock
+from .cost import RowCount
 from .schedule import Plan, Step, current_step
 
 log = logging.getLogger("postdiff")
@@ -162,8 +163,6 @@ class Run:
         self.clock = Clock()
         self.peak_cached_bytes = 0
         self.tokens: int | None = None  # length of the prompt that the model was given first
-        self.guided_rows = 1  # rows a picture takes while guidance is on, and
-        self.unguided_rows = 1  # once it is off
         self.keeps_guidance = False  # where the cut-off finds no pair of prompts
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
@@ -175,7 +174,9 @@ class Run:
         self._prompts: dict[Role, set[Hashable]] = {}
         self._pass_roles: list[Role | None] = []
         self._pass_pictures = 0
-        self._conds_run: dict[tuple[int, Hashable], Role | None] = {}  # in the first pass of this evaluation
+        self._conds_run: set[tuple[int, Hashable]] = set()  # in the first pass of this evaluation
+        self._conds_left_out = 0  # by the cut-off in this evaluation
+        self._rows_in: dict[int, RowCount] = {}  # by step
         self._partners: dict[tuple[Hashable, Hashable], tuple[Hashable, Hashable]] = {}
         for note in (*notes, *plan.notes):
             self.note(note)
@@ -242,10 +243,21 @@ class Run:
         """The role of each list of conditionings in a calc_cond_batch call; None for absent or unknown ones."""
         return [self._role(cond) if cond else None for cond in conds]
 
-    def expect_guidance(self, conds: Sequence[Sequence[dict] | None]) -> None:
-        """Take what a guider asks for in a step without guidance for a guided step's rows, if none has run."""
-        if self.guided_rows <= self.unguided_rows:
-            self.guided_rows = sum(len(cond) for cond in conds if cond)
+    def count_left_out(self, conds: Sequence[dict], timestep: torch.Tensor) -> None:
+        """Count what the cut-off leaves out of this evaluation: the prompts whose part of the schedule this is."""
+        self._conds_left_out = sum(
+            not ("timestep_start" in cond and timestep[0] > cond["timestep_start"])
+            and not ("timestep_end" in cond and timestep[0] < cond["timestep_end"])
+            for cond in conds
+        )
+
+    def rows_in(self, step: Step) -> RowCount:
+        """The rows of a step: one for each conditioning, as prompts may be combined, begin, end and take turns.
+
+        Where another node has left out the whole evaluation, as many as in others of its kind.
+        """
+        alike = [rows for index, rows in self._rows_in.items() if self.plan.steps[index].guided == step.guided]
+        return self._rows_in.get(step.index, max(alike, default=RowCount(1, 1)))
 
     def _role(self, cond: Sequence[dict]) -> Role | None:
         uuids = {entry["uuid"] for entry in cond}
@@ -278,6 +290,7 @@ class Run:
 
     def _begin_evaluation(self, timestep: torch.Tensor) -> None:
         self._model_pass = -1
+        self._conds_left_out = 0
         step = self._step_of(timestep)
         if step != self._step:
             self._step = step
@@ -323,8 +336,9 @@ class Run:
         conds = list(zip(indices, uuids, strict=True))
         roles = [self._pass_roles[index] if index < len(self._pass_roles) else None for index in indices]
         if self._model_pass == 0:
-            self._conds_run |= dict(zip(conds, roles, strict=True))
-            self._count_rows()
+            self._conds_run |= set(conds)
+            counted = RowCount(len(self._conds_run), len(self._conds_run) + self._conds_left_out)
+            self._rows_in[self._step] = max(self._rows_in.get(self._step, counted), counted)
         window = transformer_options.get("context_window")
         window = None if window is None else tuple(window.index_list)
         batch = self._pass_pictures
@@ -346,15 +360,6 @@ class Run:
         seen = (index, uuid, device)
         self._occurrences[seen] += 1
         return Branch(self._model_pass, index, uuid, self._occurrences[seen] - 1, batch, device, window)
-
-    def _count_rows(self) -> None:
-        """One for each conditioning that this evaluation has run: prompts may be combined, and take turns.
-
-        Where one is neither positive nor negative (DualCFGGuider), the cut-off leaves out none.
-        """
-        roles = list(self._conds_run.values())
-        self.unguided_rows = max(self.unguided_rows, len(roles) if None in roles else roles.count("positive"))
-        self.guided_rows = max(self.guided_rows, len(roles))
 
 
 @contextlib.contextmanager

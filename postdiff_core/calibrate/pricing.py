@@ -11,7 +11,7 @@ import comfy.samplers
 
 from .. import mixed_resolution
 from ..architecture import Size, diffusion_model_of, sigma_at
-from ..cost import UncountableModel, plan_work
+from ..cost import UncountableModel, plan_work, planned_rows
 from ..schedule import Plan, plan, step_at_sigma
 from .grid import Candidate
 
@@ -43,7 +43,7 @@ class Pricing:
                 self.size,
                 low,
                 tokens=self.tokens,
-                guided_rows=1 if self.cfg == 1.0 else 2,
+                rows=planned_rows(laid_out, 1 if self.cfg == 1.0 else 2),
                 depth=cache.depth if cache else None,
             )
         except UncountableModel:

@@ -46,13 +46,14 @@ class Case:
             **techniques,
         )
         reached = functools.partial(schedule.step_at_uniform_timesteps, self.steps)
+        plan = schedule.plan(settings, self.steps, reached)
         return cost.plan_work(
             built(self.build),
-            schedule.plan(settings, self.steps, reached),
+            plan,
             (self.size, self.size),
             (self.low_size, self.low_size),
             tokens=self.tokens,
-            guided_rows=self.guided_rows,
+            rows=cost.planned_rows(plan, self.guided_rows),
             depth=depth,
         )
 

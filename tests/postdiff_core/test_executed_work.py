@@ -1,5 +1,6 @@
 """What a run executes, counted by torch as it happens, is what cost.py counts from the plan."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -89,19 +90,18 @@ def test_batches_and_padded_prompts_are_counted(negative_tokens):
     assert sum(calls) == pytest.approx(pack_nodes.report(patched["model"])["totals"]["macs"], rel=0.01)
 
 
-BOTH_AT_ONCE = {}, {}
-TAKING_TURNS = {"start_percent": 0.0, "end_percent": 0.4}, {"start_percent": 0.4, "end_percent": 1.0}
+BOTH_AT_ONCE = {}, {}, {}
+TAKING_TURNS = {"start_percent": 0.0, "end_percent": 0.4}, {"start_percent": 0.4, "end_percent": 1.0}, {}
+ONE_ENDS = {"start_percent": 0.0, "end_percent": 0.4}, {}, {}
+NEGATIVE_ENDS = {}, {}, {"start_percent": 0.0, "end_percent": 0.4}
+
+
+CUT_OFFS = Techniques(cutoff_start=0.5), Techniques(cutoff_start=0.0), PAPER
 
 
 @pytest.mark.parametrize(
     ("techniques", "ranges"),
-    [
-        (Techniques(cutoff_start=0.5), BOTH_AT_ONCE),
-        (Techniques(cutoff_start=0.0), BOTH_AT_ONCE),
-        (PAPER, BOTH_AT_ONCE),
-        (Techniques(cutoff_start=0.5), TAKING_TURNS),
-        (PAPER, TAKING_TURNS),
-    ],
+    itertools.product(CUT_OFFS, (BOTH_AT_ONCE, TAKING_TURNS, ONE_ENDS, NEGATIVE_ENDS)),
 )
 def test_combined_prompts_take_a_row_for_each_that_runs(techniques, ranges):
     inputs = tiny_models.sampler_inputs(tiny_models.sd15(), scheduler="simple", steps=8)
@@ -110,6 +110,7 @@ def test_combined_prompts_take_a_row_for_each_that_runs(techniques, ranges):
         *tiny_models.conditioning(model, seed=1, **ranges[0]),
         *tiny_models.conditioning(model, seed=3, **ranges[1]),
     ]
+    inputs["negative"] = tiny_models.conditioning(model, seed=2, **ranges[2])
     stock = sum(executed(inputs))
     inputs["model"] = pack_nodes.patched(inputs["model"], techniques)
     totals = sum(executed(inputs)), pack_nodes.report(inputs["model"])["totals"]
@@ -148,7 +149,7 @@ def test_a_run_executes_what_a_plan_counts_before_it_runs(name):
         (side, side),
         (low, low),
         tokens=7,
-        guided_rows=1 if sampling else 2,
+        rows=cost.planned_rows(plan, 1 if sampling else 2),
         depth=deep.depth if deep else None,
     )
     calls = executed(inputs | {"model": pack_nodes.patched(model, techniques)})

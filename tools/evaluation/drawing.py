@@ -121,7 +121,7 @@ class _Patched:
                 (size[0], size[1]),
                 self._low_size,
                 tokens=tokens,
-                guided_rows=1 if math.isclose(cfg, 1.0) else 2,
+                rows=cost.planned_rows(self._plan, 1 if math.isclose(cfg, 1.0) else 2),
                 depth=deep_cache.depth if deep_cache else None,
             ).total
         except cost.UncountableModel as error:
