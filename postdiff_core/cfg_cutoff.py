@@ -55,6 +55,7 @@ class _Cutoff:
             self.alone = x_in, timestep, predictions[roles.index("positive")]
             return predictions
         if asked == ["negative"] and self.alone is not None and self.alone[0] is x_in and self.alone[1] is timestep:
+            self.run.count_left_out(conds[roles.index("negative")], timestep)
             return [self.alone[2]] * len(conds)
         if len(asked) > 1:
             self.run.keeps_guidance = True

@@ -174,7 +174,7 @@ class Run:
         self._prompts: dict[Role, set[Hashable]] = {}
         self._pass_roles: list[Role | None] = []
         self._pass_pictures = 0
-        self._conds_run: set[tuple[int, Hashable]] = set()  # in the first pass of this evaluation
+        self._conds_run: set[Hashable] = set()  # uuids in this evaluation; a pass that repeats one counts for nothing
         self._conds_left_out = 0  # by the cut-off in this evaluation
         self._rows_in: dict[int, RowCount] = {}  # by step
         self._partners: dict[tuple[Hashable, Hashable], tuple[Hashable, Hashable]] = {}
@@ -250,6 +250,8 @@ class Run:
             and not ("timestep_end" in cond and timestep[0] < cond["timestep_end"])
             for cond in conds
         )
+        if self._conds_run:
+            self._count_rows()
 
     def rows_in(self, step: Step) -> RowCount:
         """The rows of a step: one for each conditioning, as prompts may be combined, begin, end and take turns.
@@ -290,6 +292,7 @@ class Run:
 
     def _begin_evaluation(self, timestep: torch.Tensor) -> None:
         self._model_pass = -1
+        self._conds_run.clear()
         self._conds_left_out = 0
         step = self._step_of(timestep)
         if step != self._step:
@@ -317,8 +320,6 @@ class Run:
         self._pass_roles = self.roles_of(conds)
         self._pass_pictures = x_in.shape[0]
         self._pass_is_paired = set(self._pass_roles) == {"positive", "negative"} and all(len(c) == 1 for c in conds)
-        if self._model_pass == 0:
-            self._conds_run.clear()
         if self._pass_is_paired:
             one, other = ((index, cond[0]["uuid"]) for index, cond in enumerate(conds))
             self._partners.update({one: other, other: one})
@@ -335,10 +336,8 @@ class Run:
         indices, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
         conds = list(zip(indices, uuids, strict=True))
         roles = [self._pass_roles[index] if index < len(self._pass_roles) else None for index in indices]
-        if self._model_pass == 0:
-            self._conds_run |= set(conds)
-            counted = RowCount(len(self._conds_run), len(self._conds_run) + self._conds_left_out)
-            self._rows_in[self._step] = max(self._rows_in.get(self._step, counted), counted)
+        self._conds_run |= set(uuids)
+        self._count_rows()
         window = transformer_options.get("context_window")
         window = None if window is None else tuple(window.index_list)
         batch = self._pass_pictures
@@ -354,6 +353,10 @@ class Run:
             )
             for position, ((index, uuid), role) in enumerate(zip(conds, roles, strict=True))
         )
+
+    def _count_rows(self) -> None:
+        counted = RowCount(len(self._conds_run), len(self._conds_run) + self._conds_left_out)
+        self._rows_in[self._step] = max(self._rows_in.get(self._step, counted), counted)
 
     def _branch(self, index: Hashable, uuid: Hashable, batch: int, device: torch.device, window: Hashable) -> Branch:
         """The branch of the next model call for these conditionings."""

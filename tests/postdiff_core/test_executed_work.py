@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import pack_nodes
+import sampler_nodes
 import tiny_models
 from compare import inputs_with_prompts
 from postdiff.postdiff_core import cost, schedule
@@ -154,3 +155,10 @@ def test_a_run_executes_what_a_plan_counts_before_it_runs(name):
     )
     calls = executed(inputs | {"model": pack_nodes.patched(model, techniques)})
     assert calls == pytest.approx([work.total for work in counted.steps], rel=0.01)
+
+
+def test_a_guider_that_calls_the_model_for_each_prompt_is_counted():
+    inputs = tiny_models.sampler_inputs(tiny_models.small_unet(), scheduler="simple", steps=8)
+    inputs["model"] = pack_nodes.patched(inputs["model"], Techniques(cutoff_start=0.5))
+    sampler_nodes.with_dual_model_guider(inputs)
+    assert pack_nodes.report(inputs["model"])["totals"]["work_saved"] == pytest.approx(4 / 16)
