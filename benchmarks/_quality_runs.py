@@ -63,9 +63,8 @@ class Subject:
         self.weights_hash = loader.sha256(weights)
         self.model, self._clip, self.vae = loader.load_embedded_model(weights, dtype=dtype)
         self._prompts = random.Random(SEED).sample(list(prompts), len(prompts))
-        pairs = json.dumps(
-            [SEED, *self._prompts, *map(str, loader.RECOMMENDED.values()), *([str(dtype)] * bool(dtype))]
-        )
+        sampling = [*loader.RECOMMENDED.values(), *([dtype] if dtype else [])]
+        pairs = json.dumps([SEED, *self._prompts, *map(str, sampling)])
         self.key = hashlib.sha256((self.weights_hash + pairs).encode()).hexdigest()[:16]
         self._encoded: dict[str, torch.Tensor] = {}
 
