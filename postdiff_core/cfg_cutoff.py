@@ -47,7 +47,7 @@ class _Cutoff:
             if _replaces_self_attention(model_options) and x_in.shape not in self.evaluated_shapes:
                 self._note_both_evaluated_once(x_in.shape)
             else:
-                self.run.count_left_out(conds[1 - positive], timestep)
+                self.run.row_tally.left_out(self.run.step, conds[1 - positive], timestep)
                 conds = [cond if i == positive else None for i, cond in enumerate(conds)]
             return [evaluate(conds)[positive]] * 2
         if asked == ["positive"]:
@@ -55,7 +55,7 @@ class _Cutoff:
             self.alone = x_in, timestep, predictions[roles.index("positive")]
             return predictions
         if asked == ["negative"] and self.alone is not None and self.alone[0] is x_in and self.alone[1] is timestep:
-            self.run.count_left_out(conds[roles.index("negative")], timestep)
+            self.run.row_tally.left_out(self.run.step, conds[roles.index("negative")], timestep)
             return [self.alone[2]] * len(conds)
         if len(asked) > 1:
             self.run.keeps_guidance = True

@@ -75,7 +75,7 @@ def _work(run: Run, settings: Settings, size: Size, low_size: Size | None, batch
             low_size,
             tokens=run.tokens,
             batch=batch,
-            rows=[run.rows_in(step) for step in run.plan.steps],
+            rows=[run.row_tally.of(step) for step in run.plan.steps],
             depth=settings.deep_cache.depth if settings.deep_cache else None,
         )
     except UncountableModel as error:

@@ -21,7 +21,7 @@ from comfy.k_diffusion.sampling import sample_euler
 from comfy.patcher_extension import WrappersMP
 
 from .clock import MOMENTS, Clock
-from .cost import RowCount
+from .row_tally import RowTally
 from .schedule import Plan, Step, current_step
 
 log = logging.getLogger("postdiff")
@@ -161,6 +161,7 @@ class Run:
         self.notes: list[str] = []
         self.stage = plan.stage_of(0)
         self.clock = Clock()
+        self.row_tally = RowTally(plan)
         self.peak_cached_bytes = 0
         self.tokens: int | None = None  # length of the prompt that the model was given first
         self.keeps_guidance = False  # where the cut-off finds no pair of prompts
@@ -174,9 +175,6 @@ class Run:
         self._prompts: dict[Role, set[Hashable]] = {}
         self._pass_roles: list[Role | None] = []
         self._pass_pictures = 0
-        self._conds_run: set[Hashable] = set()  # uuids in this evaluation; a pass that repeats one counts for nothing
-        self._conds_left_out = 0  # by the cut-off in this evaluation
-        self._rows_in: dict[int, RowCount] = {}  # by step
         self._partners: dict[tuple[Hashable, Hashable], tuple[Hashable, Hashable]] = {}
         for note in (*notes, *plan.notes):
             self.note(note)
@@ -243,24 +241,6 @@ class Run:
         """The role of each list of conditionings in a calc_cond_batch call; None for absent or unknown ones."""
         return [self._role(cond) if cond else None for cond in conds]
 
-    def count_left_out(self, conds: Sequence[dict], timestep: torch.Tensor) -> None:
-        """Count what the cut-off leaves out of this evaluation: the prompts whose part of the schedule this is."""
-        self._conds_left_out = sum(
-            not ("timestep_start" in cond and timestep[0] > cond["timestep_start"])
-            and not ("timestep_end" in cond and timestep[0] < cond["timestep_end"])
-            for cond in conds
-        )
-        if self._conds_run:
-            self._count_rows()
-
-    def rows_in(self, step: Step) -> RowCount:
-        """The rows of a step: one for each conditioning, as prompts may be combined, begin, end and take turns.
-
-        Where another node has left out the whole evaluation, as many as in others of its kind.
-        """
-        alike = [rows for index, rows in self._rows_in.items() if self.plan.steps[index].guided == step.guided]
-        return self._rows_in.get(step.index, max(alike, default=RowCount(1, 1)))
-
     def _role(self, cond: Sequence[dict]) -> Role | None:
         uuids = {entry["uuid"] for entry in cond}
         same = [role for role, prompts in self._prompts.items() if uuids == prompts]
@@ -292,8 +272,7 @@ class Run:
 
     def _begin_evaluation(self, timestep: torch.Tensor) -> None:
         self._model_pass = -1
-        self._conds_run.clear()
-        self._conds_left_out = 0
+        self.row_tally.begin_evaluation()
         step = self._step_of(timestep)
         if step != self._step:
             self._step = step
@@ -336,8 +315,7 @@ class Run:
         indices, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
         conds = list(zip(indices, uuids, strict=True))
         roles = [self._pass_roles[index] if index < len(self._pass_roles) else None for index in indices]
-        self._conds_run |= set(uuids)
-        self._count_rows()
+        self.row_tally.ran(self.step, uuids)
         window = transformer_options.get("context_window")
         window = None if window is None else tuple(window.index_list)
         batch = self._pass_pictures
@@ -353,10 +331,6 @@ class Run:
             )
             for position, ((index, uuid), role) in enumerate(zip(conds, roles, strict=True))
         )
-
-    def _count_rows(self) -> None:
-        counted = RowCount(len(self._conds_run), len(self._conds_run) + self._conds_left_out)
-        self._rows_in[self._step] = max(self._rows_in.get(self._step, counted), counted)
 
     def _branch(self, index: Hashable, uuid: Hashable, batch: int, device: torch.device, window: Hashable) -> Branch:
         """The branch of the next model call for these conditionings."""
