@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..postdiff_core import patch, report, report_picture
 from .schema import schema
@@ -33,7 +33,7 @@ class PostDiffReport(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="The report as a JSON document."),
                 io.Image.Output(display_name="timeline", tooltip="One bar a step, as tall as the seconds it took."),
             ],
-            has_intermediate_output=True,
+            is_output_node=True,
         )
 
     @classmethod
@@ -45,7 +45,8 @@ class PostDiffReport(io.ComfyNode):
                 "steps to take (denoise 0, start_at_step after the last). Connect the MODEL output of the PostDiff "
                 "sampler, or the patched model, and the sampler's LATENT."
             )
-        picture = torch.from_numpy(numpy.asarray(report_picture.draw(last)).copy()).float() / 255
+        picture = torch.from_numpy(numpy.asarray(report_picture.draw(last)).copy()).float()[None] / 255
         document = json.dumps(last, indent=1)
         shown = "\n".join([*report.summary(last), *last["notes"]])
-        return io.NodeOutput(latent, document, picture[None], ui={"text": (shown, document)})
+        on_canvas = {**ui.PreviewImage(picture).as_dict(), "text": (shown, document)}
+        return io.NodeOutput(latent, document, picture, ui=on_canvas)

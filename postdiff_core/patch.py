@@ -163,7 +163,7 @@ class PostDiff:
         if low is None:
             asked.pop("mixed_resolution", None)  # noted, or off
         idle = [name for name, technique in asked.items() if not technique.is_off and name not in laid_out.acting]
-        return [f"{name} acts in no step: its part of the schedule holds none of this run's." for name in idle]
+        return [f"{name} does nothing here: this run has no step in its part of the schedule." for name in idle]
 
     def _low_size(self, guider: Any, sampling: Sampling, notes: list[str]) -> Size | None:
         mixed = self.settings.mixed_resolution

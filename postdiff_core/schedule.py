@@ -310,7 +310,7 @@ def _stock_plan(settings: Settings, total: int) -> Plan:
     steps = tuple(Step(i, low_res=False, deep="off", cross_attn="off", guided=True) for i in range(total))
     if settings == Settings():
         return Plan(steps)
-    return Plan(steps, (f"The run has {total} steps, fewer than {FEWEST_STEPS}: it runs without PostDiff.",))
+    return Plan(steps, (f"The run has fewer than {FEWEST_STEPS} steps ({total}): it runs without PostDiff.",))
 
 
 def _require_between(value: float, low: float, high: float, name: str) -> None:

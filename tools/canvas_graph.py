@@ -18,7 +18,7 @@ NOTE_LINE, NOTE_CHARACTER = 15, 5.2
 TITLE, GAP, MARGIN, GROUP_TITLE = 34, 34, 24, 48
 TIMELINE = {"PostDiffKSampler": 130, "MixedResolutionKSampler": 130}
 LANE = {kind: 90 for kind in ("MixedResolutionPatch", "DeepCachePatch", "CrossAttnCachePatch", "CFGCutoff")}
-PICTURES = ("SaveImage", "PreviewImage", "LoadImage", "MaskPreview", "PostDiffCalibrate")
+PICTURES = ("SaveImage", "PreviewImage", "LoadImage", "MaskPreview", "PostDiffCalibrate", "PostDiffReport")
 NOTE = "MarkdownNote"
 
 

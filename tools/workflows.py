@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api_form import ObjectInfo
-from canvas_graph import Column, Graph, Node, Output
+from canvas_graph import GAP, TITLE, Column, Graph, Node, Output
 from host import serving
 from pack import ROOT
 
@@ -191,8 +191,9 @@ With a model of your own: put its loader in place of **Embedded Model**. Deep Ca
         placed.append(patches.add(kind, model=placed[-1]["MODEL"]))
     guider, postdiff = run(graph.column(DECODERS, SAMPLER_WIDTH, POSTDIFF_ROW), placed[-1]["MODEL"])
     below = guider.box[3] + postdiff.box[3] + 150
-    shown = report(graph, placed[-1]["MODEL"], postdiff["output"], scene.vae, x=DECODERS, y=POSTDIFF_ROW + below)
-    graph.group("With PostDiff: same seed, same steps", GREEN, *placed, guider, postdiff, *shown)
+    pictures = decode(graph, postdiff["output"], scene.vae, "With PostDiff", POSTDIFF_ROW + below)
+    told = report(graph, placed[-1]["MODEL"], postdiff["output"], pictures)
+    graph.group("With PostDiff: same seed, same steps", GREEN, *placed, guider, postdiff, *pictures, told)
 
 
 def calibrate_embedded_model(graph: Graph) -> None:
@@ -442,11 +443,9 @@ def side_by_side(
     graph.group("Stock KSampler", BLUE, stock, *pictures)
     samplers = graph.column(SAMPLERS + shift, SAMPLER_WIDTH, POSTDIFF_ROW)
     postdiff = samplers.add("PostDiffKSampler", **scene.inputs(), **sampling, preset=preset)
-    place = {"x": DECODERS + shift, "y": POSTDIFF_ROW}
+    shown = decode(graph, postdiff["LATENT"], scene.vae, "With PostDiff", POSTDIFF_ROW, shift)
     if reported:
-        shown = report(graph, postdiff["MODEL"], postdiff["LATENT"], scene.vae, **place)
-    else:
-        shown = decode(graph, postdiff["LATENT"], scene.vae, "With PostDiff", POSTDIFF_ROW, shift)
+        shown.append(report(graph, postdiff["MODEL"], postdiff["LATENT"], shown))
     graph.group("PostDiff: same seed, same steps", GREEN, postdiff, *shown)
 
 
@@ -458,15 +457,11 @@ def decode(graph: Graph, latent: Output, vae: Output, title: str, y: int, shift:
     return [decoded, pictures.add("SaveImage", title, images=decoded["IMAGE"], filename_prefix=name)]
 
 
-def report(graph: Graph, model: Output, latent: Output, vae: Output, *, x: int, y: int) -> list[Node]:
-    """What the run did, as a picture of its steps, and the picture it drew."""
-    column = graph.column(x, DECODER_WIDTH, y)
-    told = column.add("PostDiffReport", model=model, latent=latent)
-    decoded = column.add("VAEDecode", samples=told["LATENT"], vae=vae)
-    right = graph.column(x + PICTURES - DECODERS, PICTURE_WIDTH, y)
-    saved = right.add("SaveImage", "With PostDiff", images=decoded["IMAGE"], filename_prefix="PostDiff/postdiff")
-    below = graph.column(x, PICTURES - DECODERS + PICTURE_WIDTH, right.y)
-    return [told, decoded, saved, below.add("PreviewImage", "What each step cost", images=told["timeline"])]
+def report(graph: Graph, model: Output, latent: Output, pictures: list[Node]) -> Node:
+    """What the run did, as a picture of its steps, below the picture it drew."""
+    (left, *_), (right, top, width, height) = (node.box for node in pictures)
+    column = graph.column(left, right + width - left, top + height + TITLE + GAP)
+    return column.add("PostDiffReport", "What each step cost", model=model, latent=latent)
 
 
 GRAPHS: tuple[Callable[[Graph], None], ...] = (

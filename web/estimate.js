@@ -47,9 +47,9 @@ class SetAtRunTime extends Error {
 }
 
 /**
- * Map: execution id of each PostDiff node -> {steps, notes, scale, node, sampler, problem}.
- * `sampler` is the node whose steps are shown, null if the links lead to none; `problem` says why there are no steps, as
- * [text, values] for words.js.
+ * Map: execution id of each PostDiff node -> {steps, notes, scale, node, sampler, nodes, problem}.
+ * `sampler` is the node whose steps are shown, null if the links lead to none; `nodes` are it and every PostDiff node of
+ * its run; `problem` says why there are no steps, as [text, values] for words.js.
  */
 export function estimates(graph) {
   const found = new Map();
@@ -59,13 +59,14 @@ export function estimates(graph) {
     const shown = [sampler, ...path].filter((each) => each.type in LANES && !found.has(each.id));
     if (shown.length === 0) continue;
     const estimate = attempt(() => planOfRun(graph, sampler, path));
-    for (const each of shown) found.set(each.id, { ...estimate, node: each.node, sampler });
+    const nodes = [sampler, ...path].filter((each) => each === sampler || each.type in LANES).map(({ node }) => node);
+    for (const each of shown) found.set(each.id, { ...estimate, node: each.node, sampler, nodes });
   }
   for (const patch of graph.values()) {
     if (!(patch.type in LANES) || found.has(patch.id)) continue;
     const run = { total: STEPS_WITHOUT_SAMPLER, reached: (p) => stepAtUniformTimesteps(STEPS_WITHOUT_SAMPLER, p) };
     const estimate = attempt(() => lay(techniques(graph, patch, {}, run), run));
-    found.set(patch.id, { ...estimate, node: patch.node, sampler: null });
+    found.set(patch.id, { ...estimate, node: patch.node, sampler: null, nodes: [patch.node] });
   }
   return found;
 }

@@ -60,6 +60,6 @@ function deepCacheStates(cache, total, switchAt, reached) {
 function stockPlan(settings, total) {
   const steps = Array.from({ length: total }, () => ({ stage: "full", deep: "off", xattn: "off", cfg: "on" }));
   const nothingAsked = Object.keys(settings).length === 0;
-  const note = `The run has ${total} steps, fewer than ${FEWEST_STEPS}: it runs without PostDiff.`;
+  const note = `The run has fewer than ${FEWEST_STEPS} steps (${total}): it runs without PostDiff.`;
   return { steps, notes: nothingAsked ? [] : [note] };
 }

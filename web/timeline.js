@@ -82,7 +82,7 @@ class Timeline {
   show(estimate, language) {
     const say = wordsOf(language);
     const run = estimate.run;
-    const settings = this.settingsFor(estimate);
+    const settings = settingsOf(estimate);
     if (run) run.settings ??= settings;
     const isOutdated = run && run.settings !== settings && run.step === null;
     const view = run && !isOutdated ? viewOfRun(run, estimate, say) : viewOfEstimate(estimate, say);
@@ -90,13 +90,6 @@ class Timeline {
     if (drawn !== this.drawn) this.draw(view, say);
     this.drawn = drawn;
     this.fit();
-  }
-
-  /** What a run must have begun with to be shown: the plan and the node's own values. */
-  settingsFor({ steps, scale }) {
-    const changing = ["seed", "control_after_generate"];
-    const own = this.node.widgets.filter(({ name }) => !changing.includes(name)).map(({ value }) => value);
-    return JSON.stringify([steps, scale, own]);
   }
 
   draw({ state, badge, text, steps, scale, notes, step }, say) {
@@ -128,6 +121,13 @@ class Timeline {
     const shown = document.querySelector(`[data-node-id="${this.node.id}"] [data-testid=postdiff-timeline]`);
     shown?.replaceWith(this.element);
   }
+}
+
+/** What a run must have begun with to be shown: the plan, and the values of all nodes that make it. */
+function settingsOf({ steps, scale, nodes = [] }) {
+  const changing = ["seed", "control_after_generate"];
+  const widgets = nodes.flatMap((node) => node.widgets ?? []).filter(({ name }) => !changing.includes(name));
+  return JSON.stringify([steps, scale, widgets.map(({ value }) => value)]);
 }
 
 function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler }, say) {
@@ -192,7 +192,7 @@ function runsOf(workflow) {
 function queuedNow() {
   const settings = new Map();
   for (const [id, estimate] of estimates(readGraph(app.rootGraph, WIDGETS)))
-    settings.set(id, timelines.get(estimate.node)?.settingsFor(estimate));
+    settings.set(id, settingsOf(estimate));
   return { workflow: activeWorkflow(), settings };
 }
 

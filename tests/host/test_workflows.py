@@ -35,6 +35,7 @@ LIGHT_LOADERS = {  # where the full text encoders would be gigabytes
     "sdxl_side_by_side": ("CheckpointLoaderSimple", "PostDiffTestCheckpointLoader"),
     "pixart_alpha_side_by_side": ("CLIPLoader", "PostDiffTestTextEncoderLoader"),
 }
+SHOWING = ("SaveImage", "PreviewImage", "PostDiffReport")
 LENGTHS = ("width", "height", "x", "y", "left", "top", "right", "bottom")
 Prompt = dict[str, dict[str, Any]]
 
@@ -121,7 +122,7 @@ def finished(request, server, object_info):
 
 def test_every_picture_of_a_workflow_is_drawn(server, finished):
     _, api, run = finished
-    shown = {name for name, node in api.items() if node["class_type"] in ("SaveImage", "PreviewImage")}
+    shown = {name for name, node in api.items() if node["class_type"] in SHOWING}
     assert set(run.images()) >= shown
     for name in shown:
         low, high = server.fetch(run.images()[name][0]).convert("L").getextrema()

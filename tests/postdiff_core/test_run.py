@@ -449,4 +449,4 @@ def test_a_technique_whose_part_of_the_schedule_is_over_says_so():
     model = patch.fill(tiny_models.small_unet(), settings)
     tiny_models.stock_sample(model, steps=6, scheduler="simple", denoise=0.3)
     said = patch.carried_by(model).last_report["notes"]
-    assert [note.partition(" acts in no step")[0] for note in said] == ["mixed_resolution", "deep_cache"]
+    assert [note.partition(" does nothing here")[0] for note in said] == ["mixed_resolution", "deep_cache"]

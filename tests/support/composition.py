@@ -56,7 +56,7 @@ REFUSALS = {
 }
 """The reasons a technique may refuse for: no others are allowed."""
 
-IDLE_NOTE = r"(\w+) acts in no step"
+IDLE_NOTE = r"(\w+) does nothing here"
 HARMLESS_NOTES = rf"Work is not counted|low_res_until asks for \d of \d steps|{IDLE_NOTE}"
 CHANGED_STEPS = {
     "mixed_resolution": ("stage", "low"),

@@ -298,12 +298,37 @@ def test_what_is_changed_while_a_prompt_waits_is_not_shown_as_measured(canvas: C
     canvas.wait_for_state(SAMPLER, "measured")
 
 
+def test_what_was_measured_with_another_patch_is_not_shown_as_measured(canvas: Canvas) -> None:
+    """The depth changes what the deep cache costs, and no step of the plan."""
+    canvas.load(graph())
+    assert canvas.run() == "success"
+    for node in (SAMPLER, "2", "4"):
+        canvas.wait_for_state(node, "measured")
+    canvas.set("2", depth=3)
+    for node in (SAMPLER, "2", "4"):
+        canvas.wait_for_state(node, "estimate")
+    canvas.set("2", depth=2)
+    canvas.wait_for_state(SAMPLER, "measured")
+
+
 def test_the_panel_of_properties_leaves_the_timeline_alone(canvas: Canvas) -> None:
+    open_panel = "(open) => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', open)"
     canvas.load(graph())
     canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
-    assert canvas.js("(id) => postdiffTest.node(id).widgets.find(({ name }) => name === 'timeline').options", SAMPLER)[
-        "hideInPanel"
-    ]
+    canvas.js("(id) => { const node = postdiffTest.node(id); node.setSize([600, node.size[1]]); }", SAMPLER)
+    canvas.show(SAMPLER)
+    before = canvas.box(SAMPLER)
+    canvas.call("select", [SAMPLER])
+    canvas.js(open_panel, True)
+    canvas.page.get_by_text("Parameters", exact=True).wait_for()
+    canvas.page.wait_for_timeout(500)  # several times what the canvas takes to draw itself anew
+    assert canvas.page.get_by_text("low_res_until", exact=True).count() > 0
+    assert canvas.page.get_by_text("timeline", exact=True).count() == 0
+    opened = canvas.box(SAMPLER)
+    canvas.js(open_panel, False)
+    canvas.page.get_by_text("Parameters", exact=True).wait_for(state="hidden")
+    canvas.page.wait_for_timeout(500)
+    assert opened == canvas.box(SAMPLER) == before
 
 
 def test_what_takes_the_place_of_the_picture_is_shown_in_full(canvas: Canvas) -> None:
