@@ -110,7 +110,8 @@ def page(result: dict[str, Any]) -> str:
             f"# {result['title']}",
             "",
             f"Embedded model (weights {result['weights'][:12]}), {result['sampling']}. {drawn} pairs of prompt and "
-            f"noise (seed {result['seed']}), {result['pairs_wanted']} planned. {machine['device']}, torch "
+            f"noise (seed {result['seed']}, from pair {result['first_pair']} on), {result['pairs_wanted']} planned. "
+            f"{machine['device']}, torch "
             f"{machine['torch']}, ComfyUI {machine['comfyui']}, {machine['date']}.",
             *(line for note in result["notes"] for line in ("", note)),
             "",

@@ -52,19 +52,24 @@ NODES: Mapping[str, type] = {
 class Subject:
     """The embedded model behind stock nodes, and its pairs: the same prompt and noise for every setting.
 
-    Pair i is prompt i of a shuffled list and picture i of the batch that SEED draws: what ComfyUI draws for a latent
-    with the `batch_index` [i], alone or among others. `dtype` is what the denoiser computes in, by default what ComfyUI
-    chooses.
+    Pair i is prompt `first` + i of a shuffled list and that picture of the batch that SEED draws: what ComfyUI draws
+    for a latent with this `batch_index`, alone or among others. `dtype` is what the denoiser computes in, by default
+    what ComfyUI chooses.
     """
 
     def __init__(
-        self, prompts: Sequence[str], weights: Path = loader.WEIGHTS, dtype: torch.dtype | None = None
+        self,
+        prompts: Sequence[str],
+        weights: Path = loader.WEIGHTS,
+        dtype: torch.dtype | None = None,
+        first: int = 0,
     ) -> None:
+        self.first = first
         self.weights_hash = loader.sha256(weights)
         self.model, self._clip, self.vae = loader.load_embedded_model(weights, dtype=dtype)
         self._prompts = random.Random(SEED).sample(list(prompts), len(prompts))
-        sampling = [*loader.RECOMMENDED.values(), *([dtype] if dtype else [])]
-        pairs = json.dumps([SEED, *self._prompts, *map(str, sampling)])
+        sampling = [*loader.RECOMMENDED.values(), self.dtype, self.model.load_device.type]
+        pairs = json.dumps([SEED, first, *self._prompts, *map(str, sampling)])
         self.key = hashlib.sha256((self.weights_hash + pairs).encode()).hexdigest()[:16]
         self._encoded: dict[str, torch.Tensor] = {}
 
@@ -74,7 +79,7 @@ class Subject:
         return str(self.model.model.get_dtype_inference()).removeprefix("torch.")
 
     def prompt(self, pair: int) -> str:
-        return self._prompts[pair % len(self._prompts)]
+        return self._prompts[(self.first + pair) % len(self._prompts)]
 
     def draw(self, setting: Setting, pairs: range) -> torch.Tensor:
         """The latents of these pairs, in one run."""
@@ -90,7 +95,7 @@ class Subject:
             **{name: loader.RECOMMENDED[name] for name in ("cfg", "sampler_name", "scheduler")},
             "positive": [[torch.cat([self._encode(self.prompt(pair)) for pair in pairs]), {}]],
             "negative": [[self._encode(""), {}]],
-            "latent_image": {**self._empty_latent(len(pairs)), "batch_index": list(pairs)},
+            "latent_image": {**self._empty_latent(len(pairs)), "batch_index": [self.first + pair for pair in pairs]},
         }
         for name, given in setting.patches:
             inputs = _candidates.node(NODES[name], **given).prepare(inputs)

@@ -167,6 +167,6 @@ class Scorebook:
         return self._runs.subject.decode(latents)
 
 
-def subject_and_examiner(dtype: torch.dtype | None = None) -> tuple[Subject, Examiner]:
+def subject_and_examiner(dtype: torch.dtype | None = None, first: int = 0) -> tuple[Subject, Examiner]:
     examiner = Examiner()
-    return Subject(examiner.prompts, dtype=dtype), examiner
+    return Subject(examiner.prompts, dtype=dtype, first=first), examiner

@@ -10,6 +10,7 @@ from typing import Any
 
 STEPS = 20
 HEADLINE_PAIRS, GRID_PAIRS, GATE_PAIRS, ALONE_PAIRS = 1024, 128, 200, 8
+FIRST_OF_GRIDS = 512  # pairs on which nothing was chosen: on the first ones, weights, guidance and switch were
 PAPER_M = 0.75
 
 Node = tuple[str, Mapping[str, Any]]  # a node's id and the inputs that are not at their defaults
@@ -47,6 +48,7 @@ class Table:
     title: str
     settings: tuple[Setting, ...]
     pairs: int = GRID_PAIRS
+    first: int = FIRST_OF_GRIDS  # of its pairs
     notes: tuple[str, ...] = ()
     # Settings of the first groups are compared with those of the last that take as much work or a little more.
     compared: tuple[str, ...] = ()
@@ -97,7 +99,7 @@ def peer(node: str, one_at_a_time: bool = False, **inputs: Any) -> Setting:
 
 
 def _preset() -> Table:
-    return Table("preset", "The shipped preset", (FULL, PRESET), HEADLINE_PAIRS)
+    return Table("preset", "The shipped preset", (FULL, PRESET), HEADLINE_PAIRS, first=0)
 
 
 def _frontier() -> Table:
@@ -118,7 +120,8 @@ def _frontier() -> Table:
             *(cheaper(m, "matched", MATCHED_SWITCH) for m in others),
         ),
         HEADLINE_PAIRS,
-        (
+        first=0,
+        notes=(
             "PostDiff: beta 0.5, s 0.5, k 2, T = 20; m is where guidance and cross-attention stop. The shipped preset "
             "is m 0.75 with the matched switch.",
         ),

@@ -31,7 +31,7 @@ def speed_table(result: dict[str, Any]) -> str:
         [
             row["name"].replace("_", " "),
             f"{row['seconds']:.2f}",
-            f"{row['spread']:.1%}" if result["repeats"] > 1 else "",
+            _spread(row["spread"], result),
             f"{row['speedup']:.2f}",
             f"{row['arithmetic']:.2f}",
             f"{row['speedup'] / row['arithmetic']:.2f}",
@@ -75,23 +75,27 @@ def conditions(result: dict[str, Any]) -> str:
     return f"{place(result['machine'])} {clock[result['clock']]}, {taken}."
 
 
+def _spread(share: float, result: dict[str, Any]) -> str:
+    return f"{share:.1%}" if result["repeats"] > 1 else ""
+
+
 def peers_speed_table(result: dict[str, Any]) -> str:
     """The result of `peers.py speed` as Markdown, fastest first."""
     rows = sorted(result["rows"], key=lambda row: -row.get("speedup", 0.0))
     lines = [
-        [row["name"], row["setting"], f"{row['seconds']:.2f}", f"{row['speedup']:.2f}"]
+        [row["name"], row["setting"], f"{row['seconds']:.2f}", _spread(row["spread"], result), f"{row['speedup']:.2f}"]
         if row["failure"] is None
-        else [row["name"], row["setting"], "failed", row["failure"]]
+        else [row["name"], row["setting"], "failed", "", row["failure"]]
         for row in rows
     ]
-    stock = ["stock", "", f"{result['stock_seconds']:.2f}", "1.00"]
+    stock = ["stock", "", f"{result['stock_seconds']:.2f}", _spread(result["stock_spread"], result), "1.00"]
     return "\n".join(
         [
             f"# Peers: {result['title']}",
             "",
             conditions(result),
             "",
-            *markdown(["", "setting", "seconds", "speed-up"], [*lines, stock]),
+            *markdown(["", "setting", "seconds", "±", "speed-up"], [*lines, stock]),
         ]
     )
 

@@ -74,7 +74,8 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
         seconds = row.pop("seconds")
         if row["failure"] is None:
             ratios = [before / own for before, own in zip(stock, seconds, strict=True)]
-            row |= {"seconds": statistics.median(seconds), "speedup": statistics.median(ratios)}
+            row |= {"seconds": statistics.median(seconds), "spread": spread(seconds)}
+            row["speedup"] = statistics.median(ratios)
     return {
         **_document(options, options.model),
         "clock": options.clock,

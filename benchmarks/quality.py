@@ -37,22 +37,32 @@ def main() -> None:
         raise SystemExit(f"There is no table {', '.join(sorted(unknown))}. Available: {', '.join([*known, GATE])}.")
     if options.dtype and GATE in options.only:
         raise SystemExit("The gate is recorded as the tests draw it, in what ComfyUI chooses: leave out --dtype.")
-    subject, examiner = subject_and_examiner(_host.dtype_of(options) if options.dtype else None)
-    runs = Runs(subject, options.store)
-    scorebook = Scorebook(runs, examiner)
-    if not options.report and (GATE in options.only or not (options.only or options.dtype)):
-        from _quality_gate import record
-
-        print(record(runs, scorebook, examiner, options.device))
     chosen = [table for name, table in known.items() if name in options.only or not options.only]
+    with_gate = not options.report and (GATE in options.only or not (options.only or options.dtype))
+    for first in dict.fromkeys([*([0] if with_gate else []), *(table.first for table in chosen)]):
+        subject, examiner = subject_and_examiner(_host.dtype_of(options) if options.dtype else None, first)
+        runs = Runs(subject, options.store)
+        scorebook = Scorebook(runs, examiner)
+        if with_gate and first == 0:
+            from _quality_gate import record
+
+            print(record(runs, scorebook, examiner, options.device))
+        measure([table for table in chosen if table.first == first], runs, scorebook, examiner, options)
+
+
+def measure(chosen: Sequence[Any], runs: Any, scorebook: Any, examiner: Any, options: argparse.Namespace) -> None:
+    """Draw what is missing of tables with the same pairs, and write them."""
     failures: dict[str, str] = {}
+    stopped = False
     try:
         if not options.report:
             failures = draw(chosen, runs, scorebook, options.pairs)
     except KeyboardInterrupt:
-        print("\nInterrupted: what is there is reported; the same command goes on.")
+        stopped = True
     for table in chosen:
         print(write(table, runs, scorebook, examiner, failures, options))
+    if stopped:
+        raise SystemExit("Interrupted: what is there was reported; the same command goes on.")
 
 
 def draw(chosen: Sequence[Any], runs: Any, scorebook: Any, most: int | None) -> dict[str, str]:
@@ -124,6 +134,7 @@ def write(table: Any, runs: Any, scorebook: Any, examiner: Any, failures: dict[s
         "weights": runs.subject.weights_hash,
         "scorer": examiner.key,
         "seed": SEED,
+        "first_pair": table.first,
         "sampling": ", ".join([*(f"{name} {value}" for name, value in RECOMMENDED.items()), runs.subject.dtype]),
         "pairs_wanted": table.pairs,
         "machine": machine(options.device),

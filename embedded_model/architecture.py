@@ -205,7 +205,8 @@ class Autoencoder(nn.Module):
         )
 
     def encode(self, pictures: torch.Tensor, **_) -> torch.Tensor:
-        return self.normalize(self.encoder(pictures))
+        latents = self.encoder(pictures)
+        return self.normalize.to(latents.device)(latents)  # the host may leave what has no weights behind
 
     def decode(self, latents: torch.Tensor, **_) -> torch.Tensor:
         return self.decoder(latents)

@@ -20,7 +20,8 @@ class CanvasEvents:
         self.node_id = node_id
 
     def on_plan(self, plan: Plan, notes: Sequence[str]) -> None:
-        self._send("postdiff.plan", plan=[step.document() for step in plan.steps], notes=list(notes))
+        steps = [step.document() for step in plan.steps]
+        self._send("postdiff.plan", plan=steps, scale=plan.low_res_scale, notes=list(notes))
 
     def on_step(self, index: int) -> None:
         self._send("postdiff.step", step=index)

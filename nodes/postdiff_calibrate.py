@@ -142,8 +142,8 @@ def _search() -> list[io.Input]:
             max=10.0,
             step=0.1,
             round=0.01,
-            tooltip="How many times less work than the stock run the settings must do. Of those that do, the cheapest "
-            "within one standard error of the best is chosen.",
+            tooltip="How many times less work than the stock run the settings must do. Of the last two that do, the "
+            "cheaper is chosen if it is within one standard error of the better.",
         ),
     ]
 

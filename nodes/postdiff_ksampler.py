@@ -24,7 +24,7 @@ class PostDiffKSampler(io.ComfyNode):
             category="PostDiff/sampling",
             description="KSampler with cheaper steps: mixed resolution, caches and late guidance cut-off at the "
             "settings the paper found for the model's family. Patches on the model override the preset.",
-            search_aliases=["postdiff", "ksampler", "speed up", "faster"],
+            search_aliases=["postdiff", "ksampler", "speed up", "faster", "accelerate", "optimize"],
             inputs=[
                 *ksampler_inputs(),
                 io.Combo.Input(
@@ -62,7 +62,7 @@ class PostDiffKSampler(io.ComfyNode):
         choice = presets.choose(preset, model, **inputs, size=(height, width))
         log.info("PostDiff preset %s.", choice.reason)
         try:
-            patched = patch.fill(model, choice.settings, observer_for(unique_id(cls)))
+            patched = patch.fill(model, choice.settings, observer_for(unique_id(cls)), choice.notes)
         except ValueError as error:
             raise ValueError(f"The preset {preset!r} does not suit this model; auto does. {error}") from error
         return sample(patched, ksampler)

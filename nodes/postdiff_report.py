@@ -10,6 +10,13 @@ from comfy_api.latest import io, ui
 from ..postdiff_core import patch, report, report_picture
 from .schema import schema
 
+# Shown, not raised: the host would stop the whole graph, and the picture that was drawn would not be saved.
+NOTHING = (
+    "Nothing to report: no PostDiff node has sampled with this model, or the sampler had no steps to take (denoise 0, "
+    "start_at_step after the last). Connect the MODEL output of the PostDiff sampler, or the patched model, and the "
+    "sampler's LATENT."
+)
+
 
 class PostDiffReport(io.ComfyNode):
     """The report of the last run on a MODEL, as text and as a picture."""
@@ -30,7 +37,9 @@ class PostDiffReport(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(tooltip="The latent, unchanged."),
-                io.String.Output(display_name="report", tooltip="The report as a JSON document."),
+                io.String.Output(
+                    display_name="report", tooltip="The report as a JSON document; null if there is nothing to report."
+                ),
                 io.Image.Output(display_name="timeline", tooltip="One bar a step, as tall as the seconds it took."),
             ],
             is_output_node=True,
@@ -39,14 +48,9 @@ class PostDiffReport(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, latent: dict) -> io.NodeOutput:
         last = patch.carried_by(model).last_report
-        if last is None:
-            raise ValueError(
-                "This model has no run to report: no PostDiff node has sampled with it yet, or the sampler had no "
-                "steps to take (denoise 0, start_at_step after the last). Connect the MODEL output of the PostDiff "
-                "sampler, or the patched model, and the sampler's LATENT."
-            )
-        picture = torch.from_numpy(numpy.asarray(report_picture.draw(last)).copy()).float()[None] / 255
+        lines = [NOTHING] if last is None else [*report.summary(last), *last["notes"]]
+        drawn = report_picture.draw_text(NOTHING) if last is None else report_picture.draw(last)
+        picture = torch.from_numpy(numpy.asarray(drawn).copy()).float()[None] / 255
         document = json.dumps(last, indent=1)
-        shown = "\n".join([*report.summary(last), *last["notes"]])
-        on_canvas = {**ui.PreviewImage(picture).as_dict(), "text": (shown, document)}
+        on_canvas = {**ui.PreviewImage(picture).as_dict(), "text": ("\n".join(lines), document)}
         return io.NodeOutput(latent, document, picture, ui=on_canvas)

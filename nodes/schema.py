@@ -14,6 +14,8 @@ from ..postdiff_core.schedule import SWITCHES, UPSCALE_METHODS, MixedResolution
 def schema(**fields: Any) -> io.Schema:
     """An io.Schema from the fields that this host's version knows (newer ones are left out)."""
     known = inspect.signature(io.Schema).parameters
+    # Events go to the node by its id: a MODEL that the host has cached under another one would send them there.
+    fields["not_idempotent"] = io.Hidden.unique_id in fields.get("hidden", ())
     for each in fields["inputs"]:
         if isinstance(each, io.Float.Input):
             each.min = _Least(each.min)

@@ -61,8 +61,10 @@ def whole_module(diffusion_model: Any) -> Any:
 
 
 def is_compiled(diffusion_model: Any) -> bool:
-    """Whether torch.compile runs it, whose CUDA graphs take back what they gave when they run again."""
-    return diffusion_model is not whole_module(diffusion_model)
+    """Whether torch.compile runs it or a part of it, whose CUDA graphs take back what they gave when they run again."""
+    return any(
+        "_orig_mod" in module._modules or module._compiled_call_impl is not None for module in diffusion_model.modules()
+    )
 
 
 def downsamplings(blocks: Iterable[Any]) -> int:

@@ -54,6 +54,7 @@ def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
     diffusion_model = whole_module(diffusion_model)
     sites = []
     for name, module in diffusion_model.named_modules():
+        name = name.replace("._orig_mod", "")  # what torch.compile puts around a block that it compiles alone
         if isinstance(module, PixArtMSBlock):
             sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn, module.cross_attn))
         elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(name, module):

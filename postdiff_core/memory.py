@@ -12,12 +12,13 @@ from comfy.patcher_extension import WrappersMP
 
 from . import cross_attn_cache, deep_cache
 from .architecture import Size, whole_module
+from .run import Run
 from .schedule import Plan, Settings
 
 GUIDED_ROWS = 2
 
 
-def install(run: Any, settings: Settings, full_shape: tuple[int, ...], low: Size | None) -> None:
+def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size | None) -> None:
     """Make ComfyUI plan both stages of a run for the full size and for what the caches hold."""
     pictures, *_, height, width = full_shape
 
@@ -29,9 +30,12 @@ def install(run: Any, settings: Settings, full_shape: tuple[int, ...], low: Size
 
     def wrapper(executor: Callable, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
         base = model.model
-        planned = [*noise_shape[:-2], height, width]  # context windows narrow the other dimensions
+        full = (height, width)
+        sides = zip(noise_shape[-2:], low if run.step.low_res and low else full, full, strict=True)
+        # A side that is not the stage's is that of a context window, which is evaluated alone.
+        planned = [*noise_shape[:-2], *(whole if side == staged else side for side, staged, whole in sides)]
         # The host takes no bytes here, only a shape, and counts memory in proportion to it.
-        planned[-1] = math.ceil(width * (1 + held_bytes(base) / base.memory_required(planned)))
+        planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base) / base.memory_required(planned)))
         return executor(model, planned, *args, **kwargs)
 
     run.add_wrapper(WrappersMP.PREPARE_SAMPLING, wrapper)

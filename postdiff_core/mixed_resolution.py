@@ -133,6 +133,7 @@ def sample_in_two_stages(
     guider.conds = conds
     forget_low_predictions()
     height, width = sampling.size
+    x0 = x0.to(sampling.latent_image.device)  # MPS has no `area` for every size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
     start = _keep_outside_mask(guider, sampling, x0, sigmas[0])
     samples = _full_stage(sampling, start, sigmas, switch, batch_index).run_by(executor)

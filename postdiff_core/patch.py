@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 
 from . import cfg_cutoff, cross_attn_cache, deep_cache, memory, mixed_resolution, report
 from .architecture import Size, diffusion_model_of, sigma_at
-from .mixed_resolution import Sampling
+from .mixed_resolution import Sampling, size_ratio
 from .run import KEY, Observer, Run
 from .schedule import (
     FEWEST_STEPS,
@@ -37,11 +37,11 @@ REFUSALS: dict[type, Callable[[Any], str | None]] = {
     CrossAttnCache: cross_attn_cache.refusal,
     CFGCutoff: lambda model: None,
 }
-PATCH_NODES: dict[type, str] = {
-    MixedResolution: "MixedResolutionPatch",
-    DeepCache: "DeepCachePatch",
-    CrossAttnCache: "CrossAttnCachePatch",
-    CFGCutoff: "CFGCutoff",
+PATCH_NODES: dict[type, str] = {  # as the canvas names them
+    MixedResolution: "Mixed Resolution (patch)",
+    DeepCache: "Deep Cache",
+    CrossAttnCache: "Cross-Attention Cache",
+    CFGCutoff: "CFG Cut-off",
 }
 
 
@@ -60,10 +60,10 @@ def add(model: Any, technique: Technique, observer: Observer | None = None) -> A
     return _carrying(model, PostDiff(settings, before.observers, (*before.notes, *notes)), observer)
 
 
-def fill(model: Any, settings: Settings, observer: Observer | None = None) -> Any:
+def fill(model: Any, settings: Settings, observer: Observer | None = None, notes: Sequence[str] = ()) -> Any:
     """A clone of MODEL with the techniques of `settings` (a preset) that it does not carry yet.
 
-    It is noted if others hold than were asked for. Raises ValueError as `add` does.
+    It is noted if others hold than were asked for, and what `notes` say. Raises ValueError as `add` does.
     """
     before = carried_by(model)
     asked = settings.asked
@@ -72,8 +72,8 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None) -> An
         _check(model, technique)
     filled = dataclasses.replace(before.settings, **missing)
     others = [name for name, technique in asked.items() if getattr(filled, name) != technique]
-    notes = [f"Not the preset's but the model's own settings hold: {', '.join(others)}."] if others else []
-    return _carrying(model, PostDiff(filled, before.observers, (*before.notes, *notes)), observer)
+    own = [f"Not the preset's but the model's own settings hold: {', '.join(others)}."] if others else []
+    return _carrying(model, PostDiff(filled, before.observers, (*before.notes, *notes, *own)), observer)
 
 
 def with_batch_index(model: Any, batch_index: list[int] | None) -> Any:
@@ -116,6 +116,7 @@ class PostDiff:
         seed: int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
+        self.last_report = None
         sampling = Sampling(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs)
         run, low = self._plan_run(executor.class_obj, sampling)
         self._install_techniques(run, sampling, low)
@@ -152,8 +153,11 @@ class PostDiff:
             can_lower_resolution=low is not None,
         )
         notes += self._notes_on_idle_techniques(laid_out, low)
-        run = Run(guider, sigmas, laid_out, self.observers, notes)
-        return run, low if laid_out.low_res_steps else None
+        notes += self._notes_on_lost_guidance(laid_out, guider)
+        if low is None or not laid_out.low_res_steps:
+            return Run(guider, sigmas, laid_out, self.observers, notes), None
+        laid_out = dataclasses.replace(laid_out, low_res_scale=1 / size_ratio(sampling.size, low))
+        return Run(guider, sigmas, laid_out, self.observers, notes), low
 
     def _notes_on_idle_techniques(self, laid_out: Plan, low: Size | None) -> list[str]:
         """As in img2img, or in a slice of a run, that begins after a technique's part of the schedule."""
@@ -164,6 +168,18 @@ class PostDiff:
             asked.pop("mixed_resolution", None)  # noted, or off
         idle = [name for name, technique in asked.items() if not technique.is_off and name not in laid_out.acting]
         return [f"{name} does nothing here: this run has no step in its part of the schedule." for name in idle]
+
+    def _notes_on_lost_guidance(self, laid_out: Plan, guider: Any) -> list[str]:
+        """As in img2img with little denoising: the fractions are of the whole schedule, of which a run is the end."""
+        cutoff, total = self.settings.cfg_cutoff, len(laid_out.steps)
+        unguided = total - laid_out.guidance_stop
+        if cutoff is None or getattr(guider, "cfg", None) == 1.0 or unguided <= 2 * (1 - cutoff.start_percent) * total:
+            return []
+        return [
+            f"{unguided} of {total} steps run without guidance: it stops at {cutoff.start_percent:g} of the whole "
+            "schedule, and this run begins late in it. For more of the negative prompt and of cfg, put CFG Cut-off "
+            "with a higher start_percent on the model."
+        ]
 
     def _low_size(self, guider: Any, sampling: Sampling, notes: list[str]) -> Size | None:
         mixed = self.settings.mixed_resolution

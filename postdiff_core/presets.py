@@ -43,10 +43,11 @@ LARGEST_DISTILLED_CFG = 1.5
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings a preset gave, and why, in words for the log."""
+    """The settings a preset gave, why, in words for the log, and what the run's report has to say about it."""
 
     settings: Settings
     reason: str
+    notes: tuple[str, ...] = ()
 
 
 def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int, size: Size) -> Choice:
@@ -59,7 +60,7 @@ def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int
     if preset in PRESETS:
         return Choice(PRESETS[preset], f"{preset}, as chosen")
     if preset != "auto":
-        return Choice(saved_presets.load(preset), f"{preset}, as saved")
+        return Choice(saved_presets.load(preset), f"{preset}, as saved", _other_steps(preset, steps))
     return _without_refused(_recognise(model, sampler_name=sampler_name, cfg=cfg, steps=steps, size=size), model)
 
 
@@ -67,7 +68,8 @@ def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: S
     """The settings for the MODEL's family."""
     family, name = family_of(model), type(model.model).__name__
     if family == "unknown":
-        return Choice(UNKNOWN, f"auto: {name} is of no known family, so beta 0.75, s 0.2 and cut-off 0.75 only")
+        reason = f"auto: {name} is of no known family, so beta 0.75, s 0.2 and cut-off 0.75 only"
+        return Choice(UNKNOWN, reason, (f"{reason}.",))
     settings, reason = PRESETS[family], f"auto: {name} is of the {family} family"
     if family in TRAINED_SIDES and is_distilled(model, sampler_name, cfg, steps):
         settings, reason = distilled_settings(settings), f"{reason} and distilled"
@@ -75,10 +77,18 @@ def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: S
     if settings.mixed_resolution is None or settings.mixed_resolution.low_res_scale >= beta:
         return Choice(settings, reason)
     mixed = replace(settings.mixed_resolution, low_res_scale=beta)
-    return Choice(
-        replace(settings, mixed_resolution=mixed),
-        f"{reason}; beta {beta}, so that it begins at three quarters of the side it was trained at",
-    )
+    smaller = "would begin below three quarters of the side that the model was trained at"
+    asked = settings.mixed_resolution.low_res_scale
+    raised = f"low_res_scale is {beta:g}, as {asked:g} {smaller}"
+    note = f"auto: {raised if beta < 1 else f'no step runs at low resolution, as it {smaller}'}."
+    return Choice(replace(settings, mixed_resolution=mixed), f"{reason}; beta {beta:g}", (note,))
+
+
+def _other_steps(preset: str, steps: int) -> tuple[str, ...]:
+    found = saved_presets.steps_of(preset)
+    if found in (None, steps):
+        return ()
+    return (f"The preset {preset} was found with {found} steps; with {steps} it saves and draws otherwise.",)
 
 
 def _without_refused(choice: Choice, model: Any) -> Choice:
@@ -86,8 +96,9 @@ def _without_refused(choice: Choice, model: Any) -> Choice:
     refused = [name for name, technique in choice.settings.asked.items() if REFUSALS[type(technique)](model)]
     if not refused:
         return choice
+    left_out = f"left out, as they cannot act on it: {', '.join(refused)}"
     settings = replace(choice.settings, **dict.fromkeys(refused))
-    return Choice(settings, f"{choice.reason}; left out, as they cannot act on it: {', '.join(refused)}")
+    return Choice(settings, f"{choice.reason}; {left_out}", (*choice.notes, f"auto: {left_out}."))
 
 
 def smallest_beta(family: Family, size: Size) -> float:

@@ -20,8 +20,8 @@ def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *,
     `size` and `low_size` are latent (height, width). Seconds are measured from a step's first evaluation to the next
     step's; multiply-accumulates are the plan's, one evaluation a step, attention products included.
     """
+    work = _work(run, settings, size, low_size, batch)  # while the device is still at work
     seconds = run.clock.seconds(len(run.plan.steps))
-    work = _work(run, settings, size, low_size, batch)
     return {
         "plan": [step.document() | ({"cfg": "on"} if run.keeps_guidance else {}) for step in run.plan.steps],
         "steps": [{"seconds": spent, "macs": work.steps[i].total if work else None} for i, spent in enumerate(seconds)],
@@ -84,7 +84,7 @@ def _work(run: Run, settings: Settings, size: Size, low_size: Size | None, batch
 
 
 def _measured_speedup(run: Run, seconds: list[float | None]) -> float | None:
-    """Against a run made of this run's own full-cost steps; None if it had none.
+    """Against a run made of this run's own full-cost steps; None if it had none, or no others.
 
     The first step is left out where there are others: it pays for warming up.
     """
@@ -92,6 +92,6 @@ def _measured_speedup(run: Run, seconds: list[float | None]) -> float | None:
         spent for step, spent in zip(run.plan.steps, seconds, strict=True) if spent is not None and step.is_full_cost
     ]
     total = sum(filter(None, seconds))
-    if not full_cost or not total:
+    if not full_cost or not total or len(full_cost) == len(run.plan.steps):
         return None
     return median(full_cost[1:] or full_cost) * len(run.plan.steps) / total

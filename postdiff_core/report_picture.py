@@ -51,6 +51,14 @@ def draw(report: dict[str, Any]) -> Image.Image:
     return image
 
 
+def draw_text(text: str) -> Image.Image:
+    """What there is to say in place of a report."""
+    lines = textwrap.wrap(text, CHARACTERS)
+    image = Image.new("RGB", (WIDTH, 2 * MARGIN + 24 * len(lines)), "white")
+    ImageDraw.Draw(image).text((MARGIN, MARGIN), "\n".join(lines), INK, ImageFont.load_default(14), spacing=8)
+    return image
+
+
 def _small() -> Any:
     return ImageFont.load_default(12)
 

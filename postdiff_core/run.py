@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ log = logging.getLogger("postdiff")
 
 KEY = "postdiff"
 ROWS = "postdiff_rows"
+
+MOST_GRAPHS = 64
 
 _ABSENT = object()
 
@@ -139,13 +142,12 @@ def keeper(rows: Sequence[Row], batch: int, *, copy: bool) -> Callable[[torch.Te
 
 def join(parts: Sequence[Cached]) -> torch.Tensor:
     """The rows of `parts` in order, as one tensor; without a copy if they are one tensor's rows in order."""
-    first = parts[0].tensor
-    position = 0
+    (tensor, span, _), position = parts[0], parts[0].span.start
     for part in parts:
-        if part.tensor is not first or part.span.start != position:
+        if part.tensor is not tensor or part.span.start != position:
             return torch.cat([part.rows for part in parts])
         position = part.span.stop
-    return first if position == first.shape[0] else first[:position]
+    return tensor[span.start : position]
 
 
 class Run:
@@ -215,7 +217,8 @@ class Run:
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
         guider.model_options = options
         try:
-            yield
+            with _room_for_graphs():
+                yield
         finally:
             guider.model_options = original
             for cache in self._caches:
@@ -357,6 +360,17 @@ def replaced(attributes: dict[tuple[torch.nn.Module, str], Any]) -> Iterator[Non
                 module.__dict__.pop(name, None)
             else:
                 module.__dict__[name] = attribute
+
+
+def _room_for_graphs() -> contextlib.AbstractContextManager:
+    """Let torch.compile keep a graph for each kind of step at several sizes.
+
+    It keeps 8 of a function by default, and runs what does not fit any of them uncompiled from then on.
+    """
+    dynamo = sys.modules.get("torch._dynamo")  # imported by whoever compiles; slow to import for nobody
+    if dynamo is None:
+        return contextlib.nullcontext()
+    return dynamo.config.patch(cache_size_limit=max(MOST_GRAPHS, dynamo.config.cache_size_limit))
 
 
 def _alone(tensor: torch.Tensor, about: Any) -> Cached:

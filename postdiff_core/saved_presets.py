@@ -65,11 +65,19 @@ def is_complete(name: str) -> bool:
         return False
 
 
+def steps_of(name: str) -> int | None:
+    """The number of steps that a calibration chose with this preset's settings; None if the file does not say."""
+    try:
+        return json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))["about"]["chosen"]["steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def load(name: str) -> Settings:
     """The settings of a saved preset. Raises ValueError that names the file, what is wrong and the remedy."""
     if name not in names():
         raise ValueError(
-            f"There is no preset {name!r} in {folder()}. Make it with PostDiffCalibrate, copy its file there, or "
+            f"There is no preset {name!r} in {folder()}. Make it with PostDiff Calibrate, copy its file there, or "
             "choose another preset (R in the canvas brings the list up to date)."
         )
     return _settings(folder() / f"{name}.json")

@@ -156,6 +156,7 @@ class Plan:
 
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
+    low_res_scale: float = 1.0  # of the low-resolution steps' sides, as run
 
     @property
     def acting(self) -> frozenset[str]:
@@ -221,7 +222,7 @@ def plan(
     if can_lower_resolution:
         switch, notes = _low_res_steps(settings.mixed_resolution, total, reached)
     cross_attn, cutoff = settings.cross_attn_cache, settings.cfg_cutoff
-    reuse_from = reached(cross_attn.start_percent) if cross_attn else total
+    reuse_from = max(1, reached(cross_attn.start_percent)) if cross_attn else total  # step 0 has nothing to reuse
     unguided_from = reached(cutoff.start_percent) if cutoff else total
     deep = _deep_cache_states(settings.deep_cache, total, switch, reached)
     steps = tuple(
@@ -282,7 +283,7 @@ def low_size(height: int, width: int, scale: float, multiple: int, smallest_mean
 def _low_res_steps(
     mixed: MixedResolution | None, total: int, reached: Callable[[Fraction], int]
 ) -> tuple[int, tuple[str, ...]]:
-    if mixed is None or mixed.low_res_scale == 1.0:
+    if mixed is None or mixed.is_off:
         return 0, ()
     wished = reached(mixed.low_res_until)
     # Stage 2 keeps two steps: some samplers never call the model in a stage of one.

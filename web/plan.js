@@ -20,7 +20,7 @@ export function plan(settings, total, reached) {
   if (total < FEWEST_STEPS) return stockPlan(settings, total);
   const { cross_attn_cache: crossAttn, cfg_cutoff: cutoff } = settings;
   const { count: switchAt, notes } = lowResSteps(settings.mixed_resolution, total, reached);
-  const reuseFrom = crossAttn ? reached(crossAttn.start_percent) : total;
+  const reuseFrom = crossAttn ? Math.max(1, reached(crossAttn.start_percent)) : total; // step 0 has nothing to reuse
   const unguidedFrom = cutoff ? reached(cutoff.start_percent) : total;
   const deep = deepCacheStates(settings.deep_cache, total, switchAt, reached);
   const steps = deep.map((state, i) => ({

@@ -15,7 +15,10 @@ const LINE = 15;
 
 /** Node -> its timeline. */
 const timelines = new WeakMap();
-/** Workflow -> execution id -> what the server said about the node's last run. Outlives undo, redo, other tabs. */
+/**
+ * Workflow -> execution id -> execution id of the sampler -> what the server said about its last run with the node.
+ * Outlives undo, redo, other tabs.
+ */
 const runs = new WeakMap();
 /** Prompt -> where it was queued from (see `queuedNow`), until it ends. */
 const originOfPrompt = new Map();
@@ -85,7 +88,7 @@ class Timeline {
     const settings = settingsOf(estimate);
     if (run) run.settings ??= settings;
     const isOutdated = run && run.settings !== settings && run.step === null;
-    const view = run && !isOutdated ? viewOfRun(run, estimate, say) : viewOfEstimate(estimate, say);
+    const view = run && !isOutdated ? viewOfRun(run, say) : viewOfEstimate(estimate, say);
     const drawn = JSON.stringify([language, view]);
     if (drawn !== this.drawn) this.draw(view, say);
     this.drawn = drawn;
@@ -125,12 +128,12 @@ class Timeline {
 
 /** What a run must have begun with to be shown: the plan, and the values of all nodes that make it. */
 function settingsOf({ steps, scale, nodes = [] }) {
-  const changing = ["seed", "control_after_generate"];
+  const changing = ["seed", "noise_seed", "control_after_generate"];
   const widgets = nodes.flatMap((node) => node.widgets ?? []).filter(({ name }) => !changing.includes(name));
   return JSON.stringify([steps, scale, widgets.map(({ value }) => value)]);
 }
 
-function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler }, say) {
+function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler, badge = say("estimate") }, say) {
   const total = steps.length;
   const whole = () => {
     if (sampler?.node === node) return say("{total} steps", { total });
@@ -138,10 +141,10 @@ function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler }, say
     return say("{total} steps, no sampler yet", { total });
   };
   const text = problem ? say(...problem) : whole();
-  return { state: "estimate", badge: say("estimate"), text, steps, scale, notes, step: null };
+  return { state: "estimate", badge, text, steps, scale, notes, step: null };
 }
 
-function viewOfRun({ steps, notes, step, report }, { scale = 1 }, say) {
+function viewOfRun({ steps, scale, notes, step, report }, say) {
   const view = { steps, scale, notes: report?.notes ?? notes, step };
   if (report) return { ...view, state: "measured", badge: "", text: resultLine(report, say) };
   const total = steps.length;
@@ -162,7 +165,7 @@ function refresh() {
   const found = new Map();
   for (const [id, estimate] of estimates(readGraph(app.rootGraph, WIDGETS))) {
     // A subgraph used twice holds one node with two ids.
-    const run = latest(known.get(id), found.get(estimate.node)?.run);
+    const run = latest(runWith(estimate.sampler, known.get(id)), found.get(estimate.node)?.run);
     found.set(estimate.node, { ...estimate, run });
   }
   const language = app.extensionManager.setting.get("Comfy.Locale");
@@ -174,11 +177,16 @@ function refresh() {
 
 const latest = (a, b) => (!b || a?.began > b.began ? a : b);
 
+/** Of a node's runs that with the sampler its links lead to; the last one if they lead to none, or to one of no run. */
+function runWith(sampler, ofSamplers = new Map()) {
+  return ofSamplers.get(sampler?.id) ?? [...ofSamplers.values()].reduce(latest, undefined);
+}
+
 function inactive(node) {
   const why = isMuted(node)
     ? "Muted: this node does not run."
     : isBypassed(node) && "Bypassed: this node does nothing.";
-  return { steps: [], notes: [], problem: [why || "Inside a node that does not run."] };
+  return { steps: [], notes: [], badge: "", problem: [why || "Inside a node that does not run."] };
 }
 
 const activeWorkflow = () => app.extensionManager.workflow?.activeWorkflow ?? app;
@@ -217,15 +225,17 @@ function onStart({ detail: { prompt_id: prompt } }) {
   if (!originOfPrompt.has(prompt)) originOfPrompt.set(prompt, queueing ?? queuedNow());
 }
 
-function onPlan({ detail: { node, prompt_id: prompt, plan: steps, notes } }) {
+function onPlan({ detail: { node, sampler_node: sampler, prompt_id: prompt, plan: steps, scale, notes } }) {
   const settings = originOfPrompt.get(prompt)?.settings.get(String(node));
-  const run = { prompt, settings, began: performance.now(), steps, notes, step: null, report: null };
-  runsOfPrompt(prompt).set(String(node), run);
+  const run = { prompt, settings, began: performance.now(), steps, scale, notes, step: null, report: null };
+  const known = runsOfPrompt(prompt);
+  if (!known.has(String(node))) known.set(String(node), new Map());
+  known.get(String(node)).set(String(sampler), run);
   refresh();
 }
 
-function onProgress({ detail: { node, prompt_id: prompt, step = null, report = null } }) {
-  const run = runsOfPrompt(prompt).get(String(node));
+function onProgress({ detail: { node, sampler_node: sampler, prompt_id: prompt, step = null, report = null } }) {
+  const run = runsOfPrompt(prompt).get(String(node))?.get(String(sampler));
   if (run?.prompt !== prompt) return;
   Object.assign(run, { step, report });
   refresh();
@@ -233,8 +243,8 @@ function onProgress({ detail: { node, prompt_id: prompt, step = null, report = n
 
 /** However a prompt ends, no step of it is marked any more; a run that did not finish leaves the estimate. */
 function onEnd({ detail: { prompt_id: prompt } }) {
-  const known = runsOfPrompt(prompt);
-  for (const [node, run] of known) if (run.prompt === prompt && !run.report) known.delete(node);
+  for (const ofSamplers of runsOfPrompt(prompt).values())
+    for (const [sampler, run] of ofSamplers) if (run.prompt === prompt && !run.report) ofSamplers.delete(sampler);
   originOfPrompt.delete(prompt);
   refresh();
 }

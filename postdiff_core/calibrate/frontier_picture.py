@@ -121,7 +121,7 @@ def _outcome(result: Result) -> str:
 
 def _reason(result: Result) -> str:
     drawn = sum(row.pictures for row in result.rows)
-    found = f"The cheapest within one standard error of the best of {len(result.rows)} settings, {drawn} pictures."
+    found = f"The best of {len(result.rows)} settings on {drawn} pictures, or a cheaper one within one standard error."
     return found if result.complete else f"{found} The time ran out: queue again to go on."
 
 

@@ -74,17 +74,15 @@ class Search(Generic[C]):
                         measured()
 
     def choice(self) -> C | None:
-        """The cheapest that is within one standard error of the best; None before the first score.
+        """The cheapest of those left that is within one standard error of their best; None before the first score.
 
-        Counted are those that have drawn at least half as many pictures as any other.
+        One that was dropped is worse, and on too few pictures for that error to say by how much.
         """
-        drawn = max(map(len, self.scores.values()))
+        drawn = [candidate for candidate in self.left if self.scores[candidate]]
         if not drawn:
             return None
-        best = max((candidate for candidate in self.left if self.scores[candidate]), key=self.mean)
-        finalists = [candidate for candidate, scores in self.scores.items() if 2 * len(scores) >= drawn]
-        good = [candidate for candidate in finalists if self._no_worse(candidate, best)]
-        return min(good, key=lambda candidate: self.cost[candidate])
+        best = max(drawn, key=self.mean)
+        return min((each for each in drawn if self._no_worse(each, best)), key=lambda candidate: self.cost[candidate])
 
     def mean(self, candidate: C) -> float:
         """The mean score on the pictures that all of those left have drawn, or on its own if there are none."""

@@ -1,11 +1,18 @@
 """Tables of results, from what was measured."""
 
+import json
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from _results import lead, peers_error_table
+from _results import FOLDER, lead, peers_error_table, peers_speed_table, reuse_table, speed_table
+
+TABLES = {"speed": speed_table, "peers-speed": peers_speed_table, "peers-error": peers_error_table}
+TABLES |= {"peers-reuse": reuse_table}
+SHIPPED = [(path, TABLES[kind]) for kind in TABLES for path in sorted(FOLDER.glob(f"{kind}-*.json"))]
 
 
 def row(name, setting, factor, drifts, keeps_composition=True):
@@ -49,3 +56,9 @@ def test_a_run_that_composes_another_picture_has_no_drift_and_a_pack_that_failed
     (other,) = [line for line in lines if line.startswith("| PostDiff | beta 0.5")]
     assert other == "| PostDiff | beta 0.5 | 2.50 | 0.2000 ± 0.0000 |  |  |  |"
     assert any("ImportError: no" in line for line in lines)
+
+
+@pytest.mark.parametrize(("path", "table"), SHIPPED, ids=lambda each: getattr(each, "stem", ""))
+def test_a_shipped_table_says_what_its_data_say(path, table):
+    shown = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert shown == table(json.loads(path.read_text(encoding="utf-8"))) + "\n"

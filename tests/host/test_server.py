@@ -133,6 +133,53 @@ def test_the_first_workflow_draws_its_pictures(server, object_info):
         assert ImageStat.Stat(picture).stddev != pytest.approx([0, 0, 0], abs=5), "an empty picture"
 
 
+SAMPLING = {"seed": 1, "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+
+
+def test_events_of_a_run_go_to_the_nodes_of_the_graph_that_is_run(server):
+    """The host hands a MODEL that it has cached to a node of another graph; both patched it under their own ids."""
+
+    def graph(patch, sampler, seed):
+        prompts = {"positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0]}
+        sampling = {
+            "seed": seed,
+            "steps": 4,
+            "cfg": 3.0,
+            "sampler_name": "euler",
+            "scheduler": "normal",
+            "denoise": 1.0,
+        }
+        return {
+            "1": {"class_type": "PostDiffEmbeddedModel", "inputs": {}},
+            "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "noto fox"}},
+            "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+            patch: {"class_type": "CFGCutoff", "inputs": {"model": ["1", 0], "start_percent": 0.5}},
+            sampler: {"class_type": "KSampler", "inputs": {"model": [patch, 0], **prompts, **sampling}},
+            "9": {"class_type": "SaveLatent", "inputs": {"samples": [sampler, 0], "filename_prefix": "ids"}},
+        }
+
+    for patch, sampler, seed in (("4", "5", 1), ("6", "7", 2)):
+        reports = server.run(graph(patch, sampler, seed)).reports("postdiff.report")
+        assert [(each["node"], each["sampler_node"]) for each in reports] == [(patch, sampler)]
+
+
+def test_a_report_without_a_run_says_so_and_the_picture_is_saved(server):
+    prompts = {"positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0]}
+    prompt = {
+        "1": {"class_type": "PostDiffEmbeddedModel", "inputs": {}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "noto fox"}},
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "4": {"class_type": "KSampler", "inputs": {"model": ["1", 0], **prompts, **SAMPLING}},
+        "5": {"class_type": "PostDiffReport", "inputs": {"model": ["1", 0], "latent": ["4", 0]}},
+        "6": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
+        "7": {"class_type": "SaveImage", "inputs": {"images": ["6", 0], "filename_prefix": "unreported"}},
+    }
+    run = server.run(prompt)
+    assert set(run.images()) == {"5", "7"}
+    (text,) = (each["output"]["text"] for each in run.reports("executed") if each["node"] == "5")
+    assert text[0].startswith("Nothing to report") and text[1] == "null"
+
+
 def files_and_times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "__pycache__" not in path.parts}
 

@@ -133,6 +133,21 @@ def test_off_leaves_upstream_patches_alone():
     assert torch.equal(latent["samples"], pack_nodes.sample(techniques, inputs=inputs))
 
 
+@pytest.mark.parametrize(
+    ("size", "note"),
+    [
+        (96, None),
+        (64, "auto: low_res_scale is 0.75, as 0.5 would begin below three quarters of the side that"),
+        (32, "auto: no step runs at low resolution, as it would begin below three quarters of the side that"),
+    ],
+)
+def test_what_auto_changes_for_the_size_is_said_in_the_report(size, note):
+    model = tiny_models.sd15()
+    _, ran = sample(inputs_for(model, steps=5, latent_image=tiny_models.latent(model, size, size)), "auto")
+    said = pack_nodes.report(ran)["notes"]
+    assert said == [] if note is None else [each.startswith(note) for each in said] == [True]
+
+
 def test_it_says_what_it_chose(caplog):
     caplog.set_level("INFO", logger="postdiff")
     sample(inputs_for(tiny_models.lcm(), **LCM_SAMPLING), "auto")
@@ -141,7 +156,8 @@ def test_it_says_what_it_chose(caplog):
 
 def test_recognising_a_model_makes_the_host_warn_of_nothing(caplog):
     sample(inputs_for(tiny_models.small_unet(), steps=4), "auto")
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
+    hosts = [record for record in caplog.records if record.name != "postdiff"]
+    assert [record.getMessage() for record in hosts if record.levelname == "WARNING"] == []
 
 
 def test_batch_index_chooses_the_noise():
@@ -188,9 +204,19 @@ def test_a_saved_preset_is_offered_last_and_runs_its_settings(user_folder):
     assert torch.equal(latent["samples"], expected)
 
 
+def test_a_calibrated_preset_says_where_the_run_has_another_number_of_steps(user_folder):
+    saved_presets.save("mine", Settings(cfg_cutoff=CFGCutoff(0.5)), {"chosen": {"steps": 4}})
+    for steps, notes in (
+        (4, []),
+        (6, ["The preset mine was found with 4 steps; with 6 it saves and draws otherwise."]),
+    ):
+        _, ran = sample(inputs_for(tiny_models.small_unet(), steps=steps), "mine")
+        assert pack_nodes.report(ran)["notes"] == notes
+
+
 def test_a_preset_that_is_gone_is_named_with_the_remedy_before_and_during_the_run(user_folder):
     refusal = PostDiffKSampler.validate_inputs(preset="gone")
-    assert isinstance(refusal, str) and "'gone'" in refusal and "PostDiffCalibrate" in refusal
+    assert isinstance(refusal, str) and "'gone'" in refusal and "PostDiff Calibrate" in refusal
     with pytest.raises(ValueError, match="'gone'"):
         sample(inputs_for(tiny_models.small_unet()), "gone")
 

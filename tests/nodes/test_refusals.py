@@ -24,12 +24,23 @@ def deep_cache(model, **given):
     )
 
 
+MIXED = r"Use instead: Mixed Resolution \(patch\)"
+
+
 @pytest.mark.parametrize(
     ("build", "name", "remedy"),
     [
-        (tiny_models.pixart_alpha, "PixArt", "Use instead: MixedResolutionPatch, CrossAttnCachePatch, CFGCutoff."),
-        (tiny_models.pixart_sigma, "PixArt", "Use instead: MixedResolutionPatch, CrossAttnCachePatch, CFGCutoff."),
-        (tiny_models.auraflow, "AuraFlow", "Use instead: MixedResolutionPatch, CFGCutoff."),
+        (
+            tiny_models.pixart_alpha,
+            "PixArt",
+            rf"{MIXED}, Cross-Attention Cache, CFG Cut-off\.",
+        ),
+        (
+            tiny_models.pixart_sigma,
+            "PixArt",
+            rf"{MIXED}, Cross-Attention Cache, CFG Cut-off\.",
+        ),
+        (tiny_models.auraflow, "AuraFlow", rf"{MIXED}, CFG Cut-off\."),
     ],
 )
 def test_a_deep_cache_on_a_transformer_is_refused_with_what_can_act_on_it(build, name, remedy):
@@ -41,7 +52,7 @@ def test_a_deep_cache_on_a_transformer_is_refused_with_what_can_act_on_it(build,
 def test_a_cross_attention_cache_on_a_model_without_cross_attention_is_refused():
     with pytest.raises(ValueError, match="AuraFlow") as refusal:
         CrossAttnCachePatch.execute(model=tiny_models.auraflow(), start_percent=0.5, mode="cond")
-    refusal.match("Use instead: MixedResolutionPatch, CFGCutoff.")
+    refusal.match(rf"{MIXED}, CFG Cut-off\.")
 
 
 @pytest.mark.parametrize("preset", ["sd15", "sdxl"])

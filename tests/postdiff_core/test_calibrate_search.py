@@ -72,6 +72,16 @@ def test_a_cheaper_one_that_is_surely_worse_is_not_chosen():
     assert search.choice() == 0
 
 
+def test_a_cheaper_one_that_was_dropped_is_not_chosen_however_uncertain_its_difference_is():
+    score = {0: [5, 5, 5, 5], 1: [5, 4.9, 4.9, 4.9], 2: [5, 3, 5, 5], 3: [1, 1, 1, 1], 4: [1, 1, 1, 1]}
+    cost = {0: 1.0, 1: 0.9, 2: 0.1, 3: 0.8, 4: 0.8}
+    search = searched(cost, 4, lambda candidate, picture: score[candidate][picture])
+    assert len(search.scores[2]) == 2
+    dropped = search.difference(0, 2)
+    assert dropped is not None and dropped.mean <= dropped.error
+    assert search.choice() == 0
+
+
 def test_differences_are_taken_picture_by_picture():
     one, other = {0: 10.0, 1: 20.0, 2: 30.0, 5: 1.0}, {0: 9.0, 1: 18.0, 2: 29.0, 4: 7.0}
     gains = [1.0, 2.0, 1.0]

@@ -2,14 +2,18 @@
 under --full on the one that compiles them, and by nodes of other packs, which put the compiled network in the model's
 place."""
 
+import logging
+
 import pytest
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from torch._dynamo.utils import counters
 
 import tiny_models
 from compare import largest_difference
 from postdiff.postdiff_core import cost, patch
+from postdiff.postdiff_core.architecture import is_compiled
 from postdiff.postdiff_core.presets import PRESETS, family_of
 
 STEPS = 8
@@ -58,3 +62,56 @@ def test_a_compiled_network_in_the_models_place_is_recognised_and_counted_before
         assert cost.step_work(model.model, height, width, rows=1, tokens=7) == work
     finally:
         compiled.unpatch_model()
+
+
+BLOCKS = {
+    "sd15": lambda name: name.endswith("transformer_blocks.0"),
+    "pixart_alpha": lambda name: name.startswith("blocks.") and name.count(".") == 1,
+}
+
+
+@pytest.mark.parametrize("preset", CASES)
+def test_blocks_that_are_compiled_alone_are_recognised(preset):
+    """As other packs' nodes do, through the host's own helper."""
+    model = CASES[preset]()
+    expected = tiny_models.stock_sample(patch.fill(model, PRESETS[preset]), steps=STEPS)
+    blocks = [name for name, _ in model.model.diffusion_model.named_modules() if BLOCKS[preset](name)]
+    assert blocks
+    compiled = model.clone()
+    set_torch_compile_wrapper(compiled, "eager", keys=[f"diffusion_model.{name}" for name in blocks])
+    compiled = patch.fill(compiled, PRESETS[preset])
+    assert largest_difference(expected, tiny_models.stock_sample(compiled, steps=STEPS)) < 1e-5
+    traced = counters["stats"]["unique_graphs"]
+    tiny_models.stock_sample(compiled, steps=STEPS)
+    assert counters["stats"]["unique_graphs"] == traced > 0
+
+
+@pytest.mark.parametrize("wrap", ["nothing", "the model", "a block", "a block in place"])
+def test_it_is_told_whether_anything_of_a_network_is_compiled(wrap):
+    network = tiny_models.pixart_alpha().model.diffusion_model
+    if wrap == "the model":
+        network = torch.compile(network, backend="eager")
+    elif wrap == "a block":
+        network.blocks[0] = torch.compile(network.blocks[0], backend="eager")
+    elif wrap == "a block in place":
+        network.blocks[0].compile(backend="eager")
+    assert is_compiled(network) == (wrap != "nothing")
+
+
+def test_there_are_graphs_for_several_sizes(caplog):
+    """By default dynamo keeps eight of a function, and runs what is new uncompiled from then on."""
+    compiled = patch.fill(TorchCompileModel.execute(tiny_models.small_unet(), "eager").result[0], PRESETS["sd15"])
+    sizes = [16, 24, 32]
+    with caplog.at_level(logging.WARNING, logger="torch._dynamo"):
+        for side in sizes:
+            sample(compiled, side)
+    assert "recompile_limit" not in caplog.text
+    traced = counters["stats"]["unique_graphs"]
+    for side in sizes:
+        sample(compiled, side)
+    assert counters["stats"]["unique_graphs"] == traced > 8
+
+
+def sample(model, side):
+    latent = {"samples": torch.zeros(1, 4, side, side)}
+    return tiny_models.stock_sample(model, steps=20, latent_image=latent)

@@ -1,5 +1,6 @@
 """What the caches hold: planned, counted and told to ComfyUI."""
 
+import comfy.model_base
 import comfy.model_management
 import pytest
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
@@ -100,6 +101,25 @@ def test_where_windows_are_evaluated_one_by_one_a_window_is_planned_for(build, m
         tiny_models.stock_sample(each, latent_image={"samples": samples})
     whole, window, cut_off = asked
     assert cut_off == window < whole
+
+
+def test_where_windows_divide_a_side_a_window_is_planned_for_at_both_sizes(monkeypatch):
+    planned = []
+    memory_required = comfy.model_base.BaseModel.memory_required
+
+    def recording(self, shape, *args, **given):
+        planned.append(tuple(shape[-2:]))
+        return memory_required(self, shape, *args, **given)
+
+    model = tiny_models.sd15()
+    windowed = model_from(ContextWindowsManualNode, model, {"context_length": 8, "context_overlap": 2, "dim": 3})
+    monkeypatch.setattr(comfy.model_base.BaseModel, "memory_required", recording)
+    tiny_models.stock_sample(
+        patch.add(windowed, MixedResolution(0.75, 0.5)), latent_image=tiny_models.latent(model, 16, 32)
+    )
+    heights, widths = ({shape[axis] for shape in planned} for axis in (0, 1))
+    assert heights == {16}
+    assert max(widths) < 16
 
 
 def model_from(node, model, given):

@@ -16,7 +16,7 @@ import tiny_models
 import traces
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 from postdiff.postdiff_core import patch, schedule
-from postdiff.postdiff_core.run import RowCache, Run
+from postdiff.postdiff_core.run import Cached, RowCache, Run, join
 from reference import Techniques
 
 STEPS = 6
@@ -450,3 +450,48 @@ def test_a_technique_whose_part_of_the_schedule_is_over_says_so():
     tiny_models.stock_sample(model, steps=6, scheduler="simple", denoise=0.3)
     said = patch.carried_by(model).last_report["notes"]
     assert [note.partition(" does nothing here")[0] for note in said] == ["mixed_resolution", "deep_cache"]
+
+
+@pytest.mark.parametrize(("denoise", "cfg", "is_said"), [(1.0, 5.0, False), (0.3, 5.0, True), (0.3, 1.0, False)])
+def test_a_run_that_guidance_leaves_for_most_of_it_says_so(denoise, cfg, is_said):
+    """In img2img with little denoising: three quarters of the schedule have passed when it begins."""
+    model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.75))
+    tiny_models.stock_sample(model, steps=8, denoise=denoise, cfg=cfg)
+    said = patch.carried_by(model).last_report["notes"]
+    assert [" steps run without guidance: it stops at 0.75" in note for note in said] == [True] * is_said
+
+
+def test_a_run_that_saves_nothing_has_no_speed_up():
+    model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(1.0))
+    tiny_models.stock_sample(model, steps=4)
+    assert patch.carried_by(model).last_report["totals"]["speedup"] is None
+
+
+def test_a_run_that_fails_leaves_no_report_of_the_one_before():
+    model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.5))
+    tiny_models.stock_sample(model, steps=4)
+    failing = model.clone()
+
+    def fail(executor, *args):
+        raise RuntimeError("as the test asked")
+
+    failing.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "test", fail)
+    with pytest.raises(RuntimeError, match="as the test asked"):
+        tiny_models.stock_sample(failing, steps=4)
+    assert patch.carried_by(model).last_report is None
+
+
+def test_the_first_step_computes_cross_attention_whatever_is_asked():
+    model = patch.add(tiny_models.small_unet(), schedule.CrossAttnCache(0.0))
+    tiny_models.stock_sample(model, steps=4)
+    report = patch.carried_by(model).last_report
+    assert [step["xattn"] for step in report["plan"]] == ["compute", "reuse", "reuse", "reuse"]
+    assert report["steps"][0]["macs"] > report["steps"][1]["macs"]
+
+
+def test_rows_in_order_in_one_tensor_are_joined_without_a_copy():
+    tensor = torch.arange(12.0).reshape(6, 2)
+    parts = [Cached(tensor, slice(2, 4)), Cached(tensor, slice(4, 5))]
+    joined = join(parts)
+    assert torch.equal(joined, tensor[2:5]) and joined.data_ptr() == tensor[2:].data_ptr()
+    assert torch.equal(join(parts[::-1]), torch.cat([tensor[4:5], tensor[2:4]]))

@@ -65,7 +65,7 @@ def test_a_name_of_which_nothing_is_left_is_refused(name):
 @pytest.mark.parametrize("name", ["gone", "../mine"])
 def test_a_missing_preset_is_named_with_the_remedy(name):
     saved_presets.save("mine", EVERYTHING, {})
-    with pytest.raises(ValueError, match=rf"no preset '{name}' in .*presets.*PostDiffCalibrate"):
+    with pytest.raises(ValueError, match=rf"no preset '{name}' in .*presets.*PostDiff Calibrate"):
         saved_presets.load(name)
 
 

@@ -57,7 +57,7 @@ REFUSALS = {
 """The reasons a technique may refuse for: no others are allowed."""
 
 IDLE_NOTE = r"(\w+) does nothing here"
-HARMLESS_NOTES = rf"Work is not counted|low_res_until asks for \d of \d steps|{IDLE_NOTE}"
+HARMLESS_NOTES = rf"Work is not counted|low_res_until asks for \d of \d steps|\d+ of \d+ steps run without|{IDLE_NOTE}"
 CHANGED_STEPS = {
     "mixed_resolution": ("stage", "low"),
     "deep_cache": ("deep", "reuse"),

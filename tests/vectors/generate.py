@@ -100,7 +100,7 @@ def steps(total: int, settings: dict[str, Any]) -> tuple[list[dict[str, str]], i
                 step["deep"], since_refresh = "reuse", since_refresh + 1
         asked = settings.get("cross_attn_cache")
         if asked:
-            step["xattn"] = "reuse" if has_reached(i, asked["start_percent"]) else "compute"
+            step["xattn"] = "reuse" if i > 0 and has_reached(i, asked["start_percent"]) else "compute"
         asked = settings.get("cfg_cutoff")
         if asked and has_reached(i, asked["start_percent"]):
             step["cfg"] = "off"

@@ -194,7 +194,7 @@ def test_in_a_subgraph_used_twice_the_later_run_is_shown(canvas: Canvas) -> None
     uses = [f"{use}:2" for use in (first, canvas.call("useAgain", first))]
     assert uses[0] != uses[1] and canvas.js("([a, b]) => postdiffTest.node(a) === postdiffTest.node(b)", uses)
     for use, total in ((uses[0], 8), (uses[1], 6), (uses[0], 5)):
-        send(canvas, "postdiff.plan", use, plan=planned(total, *PATCHES), notes=[])
+        send(canvas, "postdiff.plan", use, plan=planned(total, *PATCHES), scale=1, notes=[])
         canvas.wait_for_steps(uses[0], planned(total, *PATCHES))
         assert canvas.text(uses[0], "badge") == "starting"
 
@@ -202,7 +202,7 @@ def test_in_a_subgraph_used_twice_the_later_run_is_shown(canvas: Canvas) -> None
 def test_a_run_goes_on_as_it_began_when_settings_are_changed_meanwhile(canvas: Canvas) -> None:
     canvas.load(graph())
     canvas.wait_for_steps("4", WHOLE_PLAN)
-    send(canvas, "postdiff.plan", "4", plan=WHOLE_PLAN, notes=[])
+    send(canvas, "postdiff.plan", "4", plan=WHOLE_PLAN, scale=0.5, notes=[])
     send(canvas, "postdiff.step", "4", step=2)
     canvas.set(SAMPLER, steps=9)
     canvas.wait_for_steps("3", planned(9, MixedResolution(0.5, 0.5), *PATCHES))
