@@ -40,7 +40,7 @@ class _Cutoff:
             if len(conds) == 2 and all(conds):
                 self.evaluated_shapes.add(x_in.shape)
             return evaluate(conds)
-        roles = self.run.roles_of(conds)
+        roles = self.run.branches.roles_of(conds)
         asked = [role for cond, role in zip(conds, roles, strict=True) if cond is not None]
         if len(conds) == 2 and set(asked) == {"positive", "negative"}:
             positive = roles.index("positive")

@@ -15,7 +15,9 @@ from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 
 from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
-from .run import ROWS, Branch, Cached, Row, RowCache, Run, join, keeper, replaced
+from .branches import Branch, Row
+from .row_cache import Cached, RowCache, join, keeper
+from .run import ROWS, Run, replaced
 from .schedule import CrossAttnCache, Mode
 
 Place = tuple[str, int, int]
@@ -86,8 +88,10 @@ def install(run: Run, settings: CrossAttnCache) -> None:
             sites[id(diffusion_model)] = find_sites(diffusion_model)
         known, latent = sites[id(diffusion_model)], tuple(x.shape[-2:])
         hits = memory.recall(known, rows, latent) if reusing else {}
+        reused = memory.rows_that_are_reused(rows)
         wanted = {
-            site: list(rows) if site in hits else memory.rows_to_record(site, rows, latent, reusing=reusing)
+            # A layer that returns its cache computes all rows after all where another node has changed its size.
+            site: list(rows) if site in hits else memory.missing(site, reused, latent) if reusing else reused
             for site in known
         }
         # Later patches may change the tokens in place.
@@ -115,13 +119,16 @@ class _Memory:
         self._cache: RowCache = run.new_cache()
         self._mixed: RowCache = run.new_cache()
 
-    def rows_to_record(self, site: Site, rows: Sequence[Row], latent: Size, *, reusing: bool) -> list[Row]:
-        """The rows whose output of this layer will be reused; while others reuse already, those that have none."""
-        return [
-            row
-            for row in rows
-            if not self._is_never_reused(row) and not (reusing and self._part(site, row, latent) is not None)
-        ]
+    def rows_that_are_reused(self, rows: Sequence[Row]) -> list[Row]:
+        """All, but not the negative of a pair if guidance has stopped when reuse begins and nothing is mixed from it."""
+        plan = self._run.plan
+        if self._mode != "cond" or plan.guidance_stop > max(plan.cross_attn_start, self._run.step.index):
+            return list(rows)
+        return [row for row in rows if not (row.paired and row.role == "negative")]
+
+    def missing(self, site: Site, rows: Sequence[Row], latent: Size) -> list[Row]:
+        """Those of the rows for which nothing of this layer is kept."""
+        return [row for row in rows if self._part(site, row, latent) is None]
 
     def record(self, wanted: dict[Site, list[Row]], seen: dict[Site, torch.Tensor], latent: Size) -> None:
         """Keep what the layers gave, (B, N, C) each, for the rows wanted of them."""
@@ -135,24 +142,14 @@ class _Memory:
         parts = {site: [self._part(site, row, latent) for row in rows] for site in sites}
         return {site: join(found) for site, found in parts.items() if all(found)}  # type: ignore[arg-type]
 
-    def _is_never_reused(self, row: Row) -> bool:
-        """The negative row of a pair, if guidance has stopped when reuse begins and nothing is mixed from it."""
-        plan = self._run.plan
-        return (
-            row.role == "negative"
-            and row.paired
-            and self._mode == "cond"
-            and plan.guidance_stop <= max(plan.cross_attn_start, self._run.step.index)
-        )
-
     def _part(self, site: Site, row: Row, latent: Size) -> Cached | None:
         cache, branch = self._cache, row.branch
         if self._mode != "cond" and row.role == "positive" and not row.paired and self._mix(site, branch):
             cache = self._mixed
         cached = cache.get(site.place, branch)
-        if cached is None or cached.about == latent:
+        if cached is None or cached.latent == latent:
             return cached
-        resized = resize_tokens(cached.rows, cached.about, latent)
+        resized = resize_tokens(cached.rows, cached.latent, latent)
         if resized is None:
             return None
         cache.put(site.place, branch, resized, latent)
@@ -162,7 +159,7 @@ class _Memory:
         """Make what the remaining row reuses after the cut-off; false if there is no other row to mix with."""
         if self._mixed.get(site.place, positive) is not None:
             return True
-        partner = self._run.partner_of(positive)
+        partner = self._run.branches.partner_of(positive)
         negative = self._cache.on_any_device(site.place, partner) if partner else None
         cond = self._cache.get(site.place, positive)
         uncond = self._cache.get(site.place, negative) if negative else None
@@ -170,12 +167,12 @@ class _Memory:
             negative is None
             or cond is None
             or uncond is None
-            or cond.about != uncond.about
+            or cond.latent != uncond.latent
             or cond.rows.shape != uncond.rows.shape
         ):
             return False
         mixed = mix(cond.rows, uncond.rows.to(cond.rows.device), self._mode, self._run.guider.cfg)
-        self._mixed.put(site.place, positive, mixed, cond.about)
+        self._mixed.put(site.place, positive, mixed, cond.latent)
         self._cache.drop(site.place, positive)
         self._cache.drop(site.place, negative)
         return True

@@ -16,7 +16,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
 from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
-from .run import ROWS, Row, Run, join, keeper, replaced
+from .branches import Row
+from .row_cache import join, keeper
+from .run import ROWS, Run, replaced
 from .schedule import DeepCache
 
 PLACE = "deep feature"
@@ -68,9 +70,9 @@ def install(run: Run, settings: DeepCache) -> None:
         if run.step.deep == "refresh" and run.step.index != refreshed_in:
             cache.clear()  # also of rows that no longer run
             refreshed_in = run.step.index
-        about = tuple(x.shape[1:])
+        latent = tuple(x.shape[-2:])
         cached = [cache.get(PLACE, row.branch) for row in rows] if run.step.deep == "reuse" else []
-        fitting = [part for part in cached if part is not None and part.about == about]
+        fitting = [part for part in cached if part is not None and part.latent == latent]
         # FreeU and others change the feature in place.
         is_changed = "output_block_patch" in transformer_options.get("patches", {})
         if len(fitting) == len(rows):
@@ -84,7 +86,7 @@ def install(run: Run, settings: DeepCache) -> None:
         out = call(lambda unet: _capturing_forward(unet, settings.depth, lambda feature: seen.append(keep(feature))))
         if seen:  # another wrapper (EasyCache) may have left the model out
             feature = seen[-1].clone() if is_compiled(executor.class_obj.diffusion_model) else seen[-1]
-            cache.store(PLACE, kept, feature, about)
+            cache.store(PLACE, kept, feature, latent)
             run.measure_caches()
         return out
 

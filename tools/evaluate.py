@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.metadata
 import importlib.util
+import runpy
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,11 +18,12 @@ from statistics import median
 from typing import Any
 
 from arguments import natural, positive
-from pack import comfyui_path
+from pack import ROOT, comfyui_path
 
 FOLDER = Path(__file__).resolve().parent / "evaluation"
 PACKAGES = ("matplotlib", "pyarrow", "ray", "torchmetrics")
 OLDEST_PYTHON = (3, 11)
+DRAWING = ("postdiff_core", "nodes", "tools/evaluation")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MEASURED_PROMPTS = 3  # of a dry run, after one that warms up
 TOLERATED_FAILURES, TOLERATED_SHARE = 20, 0.1
@@ -117,6 +120,10 @@ class Evaluation:
             "seed": self.options.seed,
             "judges": vars(self.judges),
             "shard": self.options.shard,
+            "weights": {
+                file: weights_digest(self.models_folder / file) for model in self.models for file in model.files
+            },
+            "code": code_versions(),
         }
 
     def tasks(self) -> list[Any]:
@@ -183,6 +190,24 @@ def require_files(models: Sequence[Any], folder: Path) -> None:
 
 def digest(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def weights_digest(file: Path) -> str:
+    """Tells one checkpoint from another without reading all of it: its size and its last megabyte of weights."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        opened.seek(max(0, size - 2**20))
+        return digest((size, opened.read()))
+
+
+def code_versions() -> dict[str, str]:
+    """What draws: ComfyUI, torch, and the sources of this pack, whose version may stay while they change."""
+    sources = [file for folder in DRAWING for file in sorted((ROOT / folder).rglob("*.py"))]
+    return {
+        "comfyui": runpy.run_path(str(comfyui_path() / "comfyui_version.py"))["__version__"],
+        "torch": importlib.metadata.version("torch"),
+        "postdiff": digest([(file.relative_to(ROOT).as_posix(), file.read_bytes()) for file in sources]),
+    }
 
 
 class Progress:

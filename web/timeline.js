@@ -133,7 +133,7 @@ function settingsOf({ steps, scale, nodes = [] }) {
   return JSON.stringify([steps, scale, widgets.map(({ value }) => value)]);
 }
 
-function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler, badge = say("estimate") }, say) {
+function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler, badge }, say) {
   const total = steps.length;
   const whole = () => {
     if (sampler?.node === node) return say("{total} steps", { total });
@@ -141,7 +141,7 @@ function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler, badge
     return say("{total} steps, no sampler yet", { total });
   };
   const text = problem ? say(...problem) : whole();
-  return { state: "estimate", badge, text, steps, scale, notes, step: null };
+  return { state: "estimate", badge: badge ?? say("estimate"), text, steps, scale, notes, step: null };
 }
 
 function viewOfRun({ steps, scale, notes, step, report }, say) {

@@ -16,7 +16,9 @@ import tiny_models
 import traces
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 from postdiff.postdiff_core import patch, schedule
-from postdiff.postdiff_core.run import Cached, RowCache, Run, join
+from postdiff.postdiff_core.branches import Branches
+from postdiff.postdiff_core.row_cache import Cached, RowCache, join
+from postdiff.postdiff_core.run import Run
 from reference import Techniques
 
 STEPS = 6
@@ -218,28 +220,28 @@ def test_deep_features_of_the_low_resolution_are_freed_at_the_switch():
 
 def test_rows_that_move_to_another_device_are_not_those_that_were_kept():
     """ComfyUI divides the prompts of a step among several cards."""
-    plan = schedule.plan(schedule.Settings(), STEPS, lambda fraction: STEPS)
-    run = Run(guider=None, sigmas=range(STEPS, -1, -1), plan=plan, observers=())
+    branches = Branches()
+    branches.begin_evaluation({})
+    branches.begin_pass([[{"uuid": "one"}], [{"uuid": "other"}]], pictures=1)
     prompts = {"uuids": ["one", "other"], "cond_or_uncond": [0, 1]}
-    run._pass_pictures = 1
-    here, there = (run._rows(torch.empty(2, 4, 8, 8, device=device), prompts) for device in ("cpu", "meta"))
+    here, there = (branches.rows(torch.empty(2, 4, 8, 8, device=device), prompts) for device in ("cpu", "meta"))
     assert len({row.branch for row in (*here, *there)}) == 4
 
 
 def test_what_two_devices_computed_is_mixed_on_one(monkeypatch):
     """Where each evaluates one of the prompts; a name is all that the second has here."""
 
-    def rows_apart(run, *arguments):
+    def rows_apart(branches, *arguments):
         elsewhere = torch.device("meta")
         return tuple(
             replace(row, branch=row.branch._replace(device=elsewhere)) if row.role == "negative" else row
-            for row in rows_of(run, *arguments)
+            for row in rows_of(branches, *arguments)
         )
 
     model = pack_nodes.with_caches(tiny_models.small_unet(), EVERYTHING)
     together = sample(model)
-    rows_of = Run._rows
-    monkeypatch.setattr(Run, "_rows", rows_apart)
+    rows_of = Branches.rows
+    monkeypatch.setattr(Branches, "rows", rows_apart)
     assert torch.equal(sample(model), together)
 
 
@@ -491,7 +493,7 @@ def test_the_first_step_computes_cross_attention_whatever_is_asked():
 
 def test_rows_in_order_in_one_tensor_are_joined_without_a_copy():
     tensor = torch.arange(12.0).reshape(6, 2)
-    parts = [Cached(tensor, slice(2, 4)), Cached(tensor, slice(4, 5))]
+    parts = [Cached(tensor, rows, (1, 2)) for rows in (slice(2, 4), slice(4, 5))]
     joined = join(parts)
     assert torch.equal(joined, tensor[2:5]) and joined.data_ptr() == tensor[2:].data_ptr()
     assert torch.equal(join(parts[::-1]), torch.cat([tensor[4:5], tensor[2:4]]))

@@ -6,7 +6,7 @@ import companions
 import pack_nodes
 import tiny_models
 from compare import largest_difference
-from postdiff.postdiff_core.run import Run
+from postdiff.postdiff_core.branches import Branches
 from reference import Techniques
 
 STEPS = 6
@@ -14,13 +14,13 @@ STEPS = 6
 
 @pytest.mark.parametrize("companion", [companions.tiles_in_one_batch, companions.row_by_row])
 def test_rows_that_another_node_lays_out_its_own_way_are_told_apart_as_a_whole_only(companion, monkeypatch):
-    model, given, rows_of = companion({"model": tiny_models.sd15()})["model"], [], Run._rows
+    model, given, rows_of = companion({"model": tiny_models.sd15()})["model"], [], Branches.rows
 
-    def look(run, x, options):
-        given.append((x.shape[0], rows_of(run, x, options)))
+    def look(branches, x, options):
+        given.append((x.shape[0], rows_of(branches, x, options)))
         return given[-1][1]
 
-    monkeypatch.setattr(Run, "_rows", look)
+    monkeypatch.setattr(Branches, "rows", look)
     patched = pack_nodes.with_caches(model, Techniques(interval=2))
     tiny_models.stock_sample(patched, latent_image=tiny_models.latent(model, 16, 32), steps=STEPS)
     assert given

@@ -175,6 +175,15 @@ def test_a_folder_takes_up_only_the_evaluation_that_it_holds(tmp_path):
         store.adopt({"seed": 1, "shard": 4})
 
 
+def test_checkpoints_of_one_size_are_told_apart_and_the_code_is_named(tmp_path):
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    one.write_bytes(bytes(2**21))
+    other.write_bytes(bytes(2**21 - 1) + b"1")
+    assert evaluate.weights_digest(one) == evaluate.weights_digest(one) != evaluate.weights_digest(other)
+    found = evaluate.code_versions()
+    assert found["comfyui"].count(".") == 2 and found["torch"] and len(found["postdiff"]) == 64
+
+
 def test_two_evaluations_cannot_work_in_one_folder(tmp_path):
     store = Store(tmp_path)
     with store.lock(), pytest.raises(StoreError, match="Another evaluation"):

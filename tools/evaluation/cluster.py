@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from evaluation.store import Shard
@@ -150,7 +151,7 @@ def _resources(workers: int | None, device: str | None) -> Resources:
 
 def _environment(workers: int | None) -> dict[str, str]:
     """What a worker needs to find this code, ComfyUI and the weights, also on another machine."""
-    threads = max(1, (os.cpu_count() or 1) // (workers or 1))
+    threads = max(1, (os.cpu_count() or 1) // (workers or torch.cuda.device_count() or 1))
     found = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     path = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {

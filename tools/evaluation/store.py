@@ -98,6 +98,11 @@ class Store:
                 "Name another folder, or give the same options to go on with that one."
             )
 
+    def asked(self) -> dict[str, Any] | None:
+        """What `adopt` has recorded."""
+        file = self.root / "run.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
     def has(self, shard: Shard) -> bool:
         return (self.root / shard.path).is_file()
 

@@ -60,6 +60,7 @@ def score(store: Store, models: Sequence[Model], judges: Judges) -> dict[str, An
         "errors": list(_errors(store, models)),
         "judges": vars(judges),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "asked": store.asked(),
     }
 
 
