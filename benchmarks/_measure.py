@@ -1,4 +1,4 @@
-"""Clocks, memory and the machine they were read on."""
+"""Clocks, memory, counted work, and the machine they were read on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 MB = 10**6
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -71,6 +72,47 @@ def spread(values: Sequence[float]) -> float:
 def mean_and_its_error(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error, 0 for a single value."""
     return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def sample(inputs: dict[str, Any]) -> Any:
+    """The latent of the stock KSampler."""
+    import nodes
+
+    return nodes.KSampler().sample(**inputs)[0]["samples"]
+
+
+def count(action: Callable[[], Any]) -> tuple[Any, int]:
+    """What `action` returns, and the multiply-accumulates it executed (convolutions, matrix products, attention).
+
+    What runs on the meta device only prices a plan: nothing is executed there.
+    """
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+    def executed(formula: Callable[..., int]) -> Callable[..., int]:
+        def counted(first: Any, *others: Any, **options: Any) -> int:
+            return 0 if isinstance(first, torch.Tensor) and first.is_meta else formula(first, *others, **options)
+
+        vars(counted)["_get_raw"] = True  # the counter then gives it tensors, not their shapes
+        return counted
+
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    formulas = {**flop_registry, on_cpu: attention}
+    mapping = {operation: executed(formula) for operation, formula in formulas.items()}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with counter:
+        value = action()
+    return value, counter.get_total_flops() // 2
+
+
+def attempt(action: Callable[[], Any]) -> str | None:
+    """What went wrong, in one line; None if nothing did."""
+    try:
+        action()
+    except Exception as error:  # whatever another pack raises is a result
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
 
 
 def machine(device: str) -> dict[str, Any]:

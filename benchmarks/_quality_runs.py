@@ -13,13 +13,13 @@ from typing import Any
 import _candidates
 import nodes as core_nodes
 import torch
+from _measure import count
 from _quality_settings import Setting
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import CFGOverride
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from comfy_extras.nodes_tomesd import TomePatchModel
-from peers import count
 from safetensors import safe_open
 from safetensors.torch import save_file
 

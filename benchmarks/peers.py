@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each peer at its defaults, taking turns with the stock run."""
     import _candidates
     import _models
-    from _measure import Clock, spread
+    from _measure import Clock, attempt, sample, spread
     from tqdm import tqdm
 
     family = _models.FAMILIES[options.model]
@@ -90,6 +89,7 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
 def measure_error(options: argparse.Namespace) -> dict[str, Any]:
     """Picture error and executed work of each peer over its settings."""
     import _candidates
+    from _measure import attempt, count, sample
     from _subjects import EmbeddedModel, RandomModel
     from tqdm import tqdm
 
@@ -163,50 +163,9 @@ def measure_reuse(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def sample(inputs: dict[str, Any]) -> Any:
-    """The latent of the stock KSampler."""
-    import nodes
-
-    return nodes.KSampler().sample(**inputs)[0]["samples"]
-
-
-def count(action: Callable[[], Any]) -> tuple[Any, int]:
-    """What `action` returns, and the multiply-accumulates it executed (convolutions, matrix products, attention).
-
-    What runs on the meta device only prices a plan: nothing is executed there.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
-
-    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-    def executed(formula: Callable[..., int]) -> Callable[..., int]:
-        def counted(first: Any, *others: Any, **options: Any) -> int:
-            return 0 if isinstance(first, torch.Tensor) and first.is_meta else formula(first, *others, **options)
-
-        vars(counted)["_get_raw"] = True  # the counter then gives it tensors, not their shapes
-        return counted
-
-    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    formulas = {**flop_registry, on_cpu: attention}
-    mapping = {operation: executed(formula) for operation, formula in formulas.items()}
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with counter:
-        value = action()
-    return value, counter.get_total_flops() // 2
-
-
-def attempt(action: Callable[[], Any]) -> str | None:
-    """What went wrong, in one line; None if nothing did."""
-    try:
-        action()
-    except Exception as error:  # whatever another pack raises is a result
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None
-
-
 def _timed(candidate: Any, inputs: dict[str, Any], clock: Any) -> float:
+    from _measure import sample
+
     prepared = candidate.prepare(inputs)
     return clock.seconds(lambda: sample(prepared))
 
@@ -214,6 +173,7 @@ def _timed(candidate: Any, inputs: dict[str, Any], clock: Any) -> float:
 def _packs(options: argparse.Namespace) -> list[Any]:
     """The candidates of the packs named; one that cannot be loaded becomes a candidate that fails so."""
     import _candidates
+    from _measure import attempt
 
     settings: dict[str, dict[str, Any]] = {}
     for node, name, value in options.set:

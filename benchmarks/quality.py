@@ -67,8 +67,8 @@ def measure(chosen: Sequence[Any], runs: Any, scorebook: Any, examiner: Any, opt
 
 def draw(chosen: Sequence[Any], runs: Any, scorebook: Any, most: int | None) -> dict[str, str]:
     """Draw and score what is missing, every table's first pairs before any table's last; returns what failed."""
+    from _measure import attempt
     from _quality_settings import FULL, GRID_PAIRS, HEADLINE_PAIRS
-    from peers import attempt
     from tqdm import tqdm
 
     failures: dict[str, str] = {}

@@ -120,7 +120,7 @@ class _Memory:
         self._mixed: RowCache = run.new_cache()
 
     def rows_that_are_reused(self, rows: Sequence[Row]) -> list[Row]:
-        """All, but not the negative of a pair if guidance has stopped when reuse begins and nothing is mixed from it."""
+        """All but the negative of a pair where guidance has stopped when reuse begins, and nothing is mixed from it."""
         plan = self._run.plan
         if self._mode != "cond" or plan.guidance_stop > max(plan.cross_attn_start, self._run.step.index):
             return list(rows)

@@ -12,8 +12,7 @@ import tiny_models
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from _limits import Limits
-from _measure import Clock
-from peers import count, sample
+from _measure import Clock, count, sample
 
 from postdiff.postdiff_core import cost, patch
 from postdiff.postdiff_core.presets import PRESETS

@@ -89,6 +89,14 @@ def test_pairs_drawn_together_are_the_pairs_drawn_alone(real_subject, sampler):
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
+def test_later_pairs_are_the_same_wherever_one_begins_to_count(real_subject):
+    later = subject_and_examiner(first=3)[0]
+    setting = Setting("", "", steps=FEW_STEPS)
+    assert [later.prompt(pair) for pair in range(2)] == [real_subject.prompt(pair) for pair in (3, 4)]
+    assert torch.allclose(later.draw(setting, range(2)), real_subject.draw(setting, range(3, 5)), atol=1e-3)
+    assert later.key != real_subject.key
+
+
 def test_a_number_format_draws_the_same_pictures_and_keeps_them_apart(real_subject):
     half = subject_and_examiner(torch.bfloat16)[0]
     assert (half.dtype, real_subject.dtype) == ("bfloat16", "float32")
@@ -296,7 +304,14 @@ def test_a_goal_is_met_when_the_bad_end_of_the_interval_meets_it(rows):
 
 def test_the_page_and_plot_show_what_was_measured_and_what_failed(rows, tmp_path):
     machine = {"device": "a processor", "torch": "2", "comfyui": "0", "date": "today"}
-    result = {"name": "quality-x", "title": "A table", "weights": "0" * 64, "sampling": "steps 20", "seed": 7}
+    result = {
+        "name": "quality-x",
+        "title": "A table",
+        "weights": "0" * 64,
+        "sampling": "steps 20",
+        "seed": 7,
+        "first_pair": 0,
+    }
     result |= {"machine": machine, "notes": ["A note."], "rows": rows, "goals": quality.goals(rows)}
     result |= {"pairs_wanted": 128, "comparisons": []}
     page = report.page(json.loads(json.dumps(result)))

@@ -336,6 +336,7 @@ def test_what_takes_the_place_of_the_picture_is_shown_in_full(canvas: Canvas) ->
     prompt["2"]["inputs"] |= {"start_percent": 0.6, "end_percent": 0.4}
     canvas.load(prompt)
     canvas.wait_for_text("2", "status", "The deep cache window is empty")
+    canvas.show("2")
     shown = "(id) => postdiffTest.node(id).widgets.find(({ name }) => name === 'timeline').element"
     widths = canvas.js(
         f"(id) => {{ const e = ({shown})(id).querySelector('.status span'); return [e.scrollWidth, e.clientWidth]; }}",
