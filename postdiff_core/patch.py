@@ -153,7 +153,7 @@ class PostDiff:
             can_lower_resolution=low is not None,
         )
         notes += self._notes_on_idle_techniques(laid_out, low)
-        notes += self._notes_on_lost_guidance(laid_out, guider)
+        notes += self._notes_on_lost_guidance(laid_out, guider, sigmas[0], model_sampling)
         if low is None or not laid_out.low_res_steps:
             return Run(guider, sigmas, laid_out, self.observers, notes), None
         laid_out = dataclasses.replace(laid_out, low_res_scale=1 / size_ratio(sampling.size, low))
@@ -169,11 +169,14 @@ class PostDiff:
         idle = [name for name, technique in asked.items() if not technique.is_off and name not in laid_out.acting]
         return [f"{name} does nothing here: this run has no step in its part of the schedule." for name in idle]
 
-    def _notes_on_lost_guidance(self, laid_out: Plan, guider: Any) -> list[str]:
-        """As in img2img with little denoising: the fractions are of the whole schedule, of which a run is the end."""
+    def _notes_on_lost_guidance(self, laid_out: Plan, guider: Any, first_sigma: float, sampling: Any) -> list[str]:
+        """As in img2img with little denoising, of which most falls into the part of the schedule without guidance."""
         cutoff, total = self.settings.cfg_cutoff, len(laid_out.steps)
         unguided = total - laid_out.guidance_stop
-        if cutoff is None or getattr(guider, "cfg", None) == 1.0 or unguided <= 2 * (1 - cutoff.start_percent) * total:
+        if cutoff is None or cutoff.start_percent == 0.0 or getattr(guider, "cfg", None) == 1.0:
+            return []
+        has_most_of_the_guided_part = first_sigma > sigma_at(sampling, cutoff.start_percent / 2)
+        if has_most_of_the_guided_part or 2 * unguided < total:
             return []
         return [
             f"{unguided} of {total} steps run without guidance: it stops at {cutoff.start_percent:g} of the whole "
