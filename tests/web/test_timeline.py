@@ -211,6 +211,17 @@ def test_a_run_goes_on_as_it_began_when_settings_are_changed_meanwhile(canvas: C
     canvas.wait_for_steps("4", planned(9, MixedResolution(0.5, 0.5), *PATCHES))
 
 
+def test_a_patch_before_two_samplers_shows_the_run_of_the_one_it_is_drawn_for(canvas: Canvas) -> None:
+    """As a base model and a refiner would have it; the other one's run is shown where it is the only one."""
+    canvas.load(graph())
+    other = planned(6, *PATCHES)
+    send(canvas, "postdiff.plan", "4", sampler_node="77", plan=other, scale=1, notes=[])
+    canvas.wait_for_steps("4", other)
+    for sampler, steps in ((SAMPLER, WHOLE_PLAN), ("77", other)):
+        send(canvas, "postdiff.plan", "4", sampler_node=sampler, plan=steps, scale=1, notes=[])
+        canvas.wait_for_steps("4", WHOLE_PLAN)
+
+
 def test_an_unchanged_graph_holds_nothing_of_the_timeline(canvas: Canvas) -> None:
     canvas.load(graph())
     canvas.wait_for_steps("2", WHOLE_PLAN)
