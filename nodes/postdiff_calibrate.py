@@ -38,7 +38,11 @@ a snow-covered cabin in a pine forest
 a barista pouring milk into a cup of coffee
 three hot air balloons over a desert at sunrise
 a stained glass window showing a sailing ship
-a close-up of a dragonfly on a green leaf"""
+a close-up of a dragonfly on a green leaf
+an old wooden rowing boat on a calm lake at dawn
+a shelf of colourful glass bottles in a window
+a fox sitting in fresh snow between birch trees
+the interior of a cathedral with light through high windows"""
 
 
 class PostDiffCalibrate(io.ComfyNode):
@@ -105,7 +109,7 @@ def _models() -> list[io.Input]:
             "prompts",
             default=PROMPTS,
             multiline=True,
-            tooltip="One prompt per line, of the kind that you use. Sixteen are a good number.",
+            tooltip="One prompt per line, of the kind that you use. Twenty are a good number.",
         ),
         io.String.Input("negative", default="", multiline=True, tooltip="The negative prompt for all of them."),
     ]

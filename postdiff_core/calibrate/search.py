@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 C = TypeVar("C", bound=Hashable)
 
-ENOUGH_FOR_TWO = 16  # pictures on which the last two candidates are compared
+ENOUGH_FOR_TWO = 20  # pictures on which the last two candidates are compared
 
 
 class Rung(NamedTuple):
@@ -31,11 +31,12 @@ class Difference(NamedTuple):
 
 
 def rungs(candidates: int, pictures: int) -> list[Rung]:
-    """Half the candidates and twice the pictures each time, until all are drawn, or sixteen by the last two."""
+    """Half the candidates and twice the pictures each time, until all are drawn, or twenty by the last two."""
     ladder = [Rung(candidates, min(1, pictures))]
     while ladder[-1].pictures < (pictures if ladder[-1].candidates > 2 else min(pictures, ENOUGH_FOR_TWO)):
         fewer = min(candidates, max(2, math.ceil(ladder[-1].candidates / 2)))
-        ladder.append(Rung(fewer, min(2 * ladder[-1].pictures, pictures)))
+        most = pictures if fewer > 2 else min(pictures, ENOUGH_FOR_TWO)
+        ladder.append(Rung(fewer, min(2 * ladder[-1].pictures, most)))
     return ladder
 
 

@@ -44,17 +44,14 @@ def share_within_error_of_best(errors):
     return mean(mean(row) <= limit for row in errors.values())
 
 
-def test_a_small_set_ranks_values_of_s_as_the_others_do(stored):
-    """The paper's figure 9."""
-    errors = {row["name"]: row["errors"] for row in stored["candidates"] if row["varies_s_only"]}
-    assert len(errors) == 4
-    assert agreement(errors, 8, REPLAYS) > 0.8
-
-
-def test_a_small_set_ranks_all_settings_much_as_the_others_do_and_the_better_the_larger_it_is(searched):
-    agreements = [agreement(searched, size, REPLAYS) for size in (1, 4, 8)]
+@pytest.mark.parametrize(("varied", "least"), [("s", 0.7), ("all", 0.6)])
+def test_a_small_set_ranks_settings_much_as_the_others_do_and_the_better_the_larger_it_is(stored, varied, least):
+    """The paper's figure 9, which varies s alone."""
+    rows = [row for row in stored["candidates"] if row["varies_s_only" if varied == "s" else "searched"]]
+    errors = {row["name"]: row["errors"] for row in rows}
+    agreements = [agreement(errors, size, REPLAYS) for size in (1, 4, 8)]
     assert agreements == sorted(agreements)
-    assert agreements[-1] > 0.6
+    assert agreements[-1] > least
 
 
 def test_the_stored_figures_are_what_the_search_gives_today(stored, searched, cost):
