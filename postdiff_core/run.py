@@ -200,7 +200,7 @@ def _room_for_graphs() -> contextlib.AbstractContextManager:
 
     It keeps 8 of a function by default, and runs what does not fit any of them uncompiled from then on.
     """
-    dynamo = sys.modules.get("torch._dynamo")  # imported by whoever compiles; slow to import for nobody
+    dynamo = sys.modules.get("torch._dynamo")  # whoever compiles has imported it, which takes a while
     if dynamo is None:
         return contextlib.nullcontext()
     return dynamo.config.patch(cache_size_limit=max(MOST_GRAPHS, dynamo.config.cache_size_limit))

@@ -69,7 +69,7 @@ def test_a_preset_that_is_not_there_is_refused_by_name_with_the_remedy(server, a
     prompt = copy.deepcopy(api)
     prompt[node_of(api, "PostDiffKSampler")]["inputs"] |= {"preset": "never saved", "steps": 6}
     del prompt[node_of(api, "PostDiffCalibrate")], prompt["results"]  # or the server would run these alone
-    with pytest.raises(host.PromptError, match=r"'never saved'.*PostDiffCalibrate"):
+    with pytest.raises(host.PromptError, match=r"'never saved'.*PostDiff Calibrate"):
         server.run(prompt)
 
 
