@@ -10,7 +10,7 @@ from typing import Any
 
 STEPS = 20
 HEADLINE_PAIRS, GRID_PAIRS, GATE_PAIRS, ALONE_PAIRS = 1024, 128, 200, 8
-FIRST_OF_GRIDS = 512  # pairs on which nothing was chosen: on the first ones, weights, guidance and switch were
+FIRST_OF_GRIDS = 512  # pairs on which nothing was chosen: the switch was on the first, where the full run is lucky
 PAPER_M = 0.75
 
 Node = tuple[str, Mapping[str, Any]]  # a node's id and the inputs that are not at their defaults
