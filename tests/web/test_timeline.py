@@ -222,6 +222,20 @@ def test_a_patch_before_two_samplers_shows_the_run_of_the_one_it_is_drawn_for(ca
         canvas.wait_for_steps("4", WHOLE_PLAN)
 
 
+def test_the_height_of_low_resolution_steps_is_the_runs_own(canvas: Canvas) -> None:
+    """Where auto is estimated for a model that the run knows better."""
+    canvas.load(graph("PostDiffKSampler", preset="auto"))
+    canvas.wait_for_state(SAMPLER, "estimate")
+    bar = "(id) => Number(postdiffTest.node(id).widgets.find(({ name }) => name === 'timeline').element"
+    bar += ".querySelector('[data-step=\"0\"] rect').getAttribute('height'))"
+    heights = []
+    for scale in (0.5, 0.75):
+        send(canvas, "postdiff.plan", SAMPLER, plan=WHOLE_PLAN, scale=scale, notes=[])
+        canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+        heights.append(canvas.js(bar, SAMPLER))
+    assert heights == [16, 24]
+
+
 def test_an_unchanged_graph_holds_nothing_of_the_timeline(canvas: Canvas) -> None:
     canvas.load(graph())
     canvas.wait_for_steps("2", WHOLE_PLAN)
