@@ -79,19 +79,26 @@ def _enough(scores: Tensors) -> bool:
 
 
 def comparisons(table: Table, rows: Sequence[dict[str, Any]], scores: dict[str, Tensors], real: Any) -> list[dict]:
-    """The settings of the table's first compared groups against the last's at the same work or a little more."""
+    """Settings against those that the table names, or against its last group's at the same work or a little more."""
+    done = {row["name"]: row for row in rows if row["pairs"]}
+    named = [(done[name], done[other]) for name, other in table.against if name in done and other in done]
+    found = []
+    for row, other in [*named, *_at_equal_work(table, list(done.values()))]:
+        change = differences(scores[row["name"]], scores[other["name"]], real)
+        pairs = min(row["pairs"], other["pairs"])
+        found.append({"name": row["name"], "against": other["name"], "work": row["work"], "pairs": pairs})
+        found[-1] |= {"against_work": other["work"], **{name: each._asdict() for name, each in change.items()}}
+    return found
+
+
+def _at_equal_work(table: Table, done: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The settings of the table's first compared groups, each with the last's that takes as much or a little more."""
     *groups, last = table.compared or (None,)
-    done = [row for row in rows if row["pairs"]]
-    against = [row for row in done if row["group"] == last]
     found = []
     for row in (row for row in done if row["group"] in groups):
-        dearer = [other for other in against if other["work"] >= row["work"] * (1 - SAME_WORK)]
+        dearer = [each for each in done if each["group"] == last and each["work"] >= row["work"] * (1 - SAME_WORK)]
         if dearer:
-            other = min(dearer, key=lambda each: each["work"])
-            change = differences(scores[row["name"]], scores[other["name"]], real)
-            pairs = min(row["pairs"], other["pairs"])
-            found.append({"name": row["name"], "against": other["name"], "work": row["work"], "pairs": pairs})
-            found[-1] |= {"against_work": other["work"], **{name: each._asdict() for name, each in change.items()}}
+            found.append((row, min(dearer, key=lambda each: each["work"])))
     return found
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 STEPS = 20
+# Noise of theirs is the same for all pairs, because it follows from the seed, which pairs share.
+NOISY_SAMPLERS = ("euler_ancestral", "dpmpp_2m_sde")
+OTHER_SAMPLERS = (*NOISY_SAMPLERS, "dpmpp_2m", "res_multistep")
 HEADLINE_PAIRS, GRID_PAIRS, GATE_PAIRS, ALONE_PAIRS = 1024, 128, 200, 8
 FIRST_OF_GRIDS = 512  # pairs on which nothing was chosen: the switch was on the first, where the full run is lucky
 PAPER_M = 0.75
@@ -52,6 +55,7 @@ class Table:
     notes: tuple[str, ...] = ()
     # Settings of the first groups are compared with those of the last that take as much work or a little more.
     compared: tuple[str, ...] = ()
+    against: tuple[tuple[str, str], ...] = ()  # names of settings, each compared with the second of its pair
 
 
 PAPER_SWITCH, MATCHED_SWITCH, FEWER_STEPS = "PostDiff, the paper's switch", "PostDiff, matched switch", "fewer steps"
@@ -96,6 +100,14 @@ def peer(node: str, one_at_a_time: bool = False, **inputs: Any) -> Setting:
     """A core node that patches a MODEL, as a user would put it before the KSampler."""
     told = ", ".join(f"{name} {value}" for name, value in inputs.items())
     return Setting(f"{node} {told}".strip(), node, ((node, inputs),), one_at_a_time=one_at_a_time)
+
+
+def with_sampler(setting: Setting, name: str) -> Setting:
+    """The same nodes told to use another of ComfyUI's samplers."""
+    node, inputs = setting.sampler
+    sampler: Node = (node, {**inputs, "sampler_name": name})
+    noisy = name in NOISY_SAMPLERS
+    return replace(setting, name=f"{setting.name}, {name}", sampler=sampler, one_at_a_time=noisy)
 
 
 def _preset() -> Table:
@@ -237,11 +249,25 @@ def _peers() -> Table:
     )
 
 
+def _samplers() -> Table:
+    pairs = [(with_sampler(PRESET, name), with_sampler(FULL, name)) for name in OTHER_SAMPLERS]
+    return Table(
+        "samplers",
+        "The shipped preset with other samplers",
+        (FULL, PRESET, *(setting for pair in pairs for setting in pair)),
+        notes=(
+            "The rows' points are changes from the full run with euler; what PostDiff changes with each sampler stands "
+            "in the second table.",
+        ),
+        against=((PRESET.name, FULL.name), *((ours.name, full.name) for ours, full in pairs)),
+    )
+
+
 def tables() -> dict[str, Table]:
     """Every table by name, in the order of their worth."""
     made = (
         *(_preset(), _frontier(), _switch(), _techniques(), _low_resolution_scale(), _low_resolution_steps()),
-        *(_intervals(), _cache_modes(), _cross_attention_at_the_switch(), _peers()),
+        *(_intervals(), _cache_modes(), _cross_attention_at_the_switch(), _samplers(), _peers()),
     )
     return {table.name: table for table in made}
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import _quality_report as report
 import quality
 from _quality_runs import NODES, RUN_PAIRS, Runs, Shards
 from _quality_scores import frechet_distance, likeness, subject_and_examiner
-from _quality_settings import FULL, PRESET, Setting, peer, postdiff, tables
+from _quality_settings import FULL, OTHER_SAMPLERS, PRESET, Setting, peer, postdiff, tables, with_sampler
 from _quality_statistics import bootstrap, share_difference
 
 FEW_STEPS = 4
@@ -87,6 +88,15 @@ def test_pairs_drawn_together_are_the_pairs_drawn_alone(real_subject, sampler):
     alone = torch.cat([real_subject.draw(setting, range(pair, pair + 1)) for pair in range(1, 4)])
     assert torch.allclose(together, alone, atol=1e-3)
     assert not torch.allclose(together[0], together[1], atol=0.1)
+
+
+@pytest.mark.parametrize("sampler_name", OTHER_SAMPLERS)
+def test_a_sampler_that_adds_noise_draws_one_picture_at_a_time(real_subject, sampler_name):
+    setting = replace(with_sampler(FULL, sampler_name), steps=FEW_STEPS)
+    alone, euler = (real_subject.draw(each, range(2, 3)) for each in (setting, replace(FULL, steps=FEW_STEPS)))
+    together = real_subject.draw(setting, range(1, 3))[1:]
+    assert torch.allclose(together, alone, atol=1e-3) != setting.one_at_a_time
+    assert not torch.allclose(alone, euler, atol=0.05)
 
 
 def test_later_pairs_are_the_same_wherever_one_begins_to_count(real_subject):
@@ -293,6 +303,17 @@ def test_settings_are_compared_with_those_that_take_as_much_work():
     (found,) = report.comparisons(table, rows, measured, real)
     assert (found["name"], found["against"]) == ("m 0.75", "10 steps")
     assert found["right_difference"]["value"] == pytest.approx(0.2)
+
+
+def test_a_sampler_is_compared_with_the_full_run_of_the_same_sampler():
+    table, real = tables()["samplers"], torch.randn(30, 4)
+    known = {setting.name: setting for setting in table.settings}
+    names = ["full", "shipped preset, euler_ancestral", "full, euler_ancestral"]
+    measured = dict(zip(names, (scores(20, share) for share in (1.0, 0.5, 0.75)), strict=True))
+    rows = [report.row(known[name], measured[name], measured["full"], real, None) for name in names]
+    (found,) = report.comparisons(table, rows, measured, real)
+    assert (found["name"], found["against"]) == (names[1], names[2])
+    assert found["right_difference"]["value"] == pytest.approx(-0.25)
 
 
 def test_a_goal_is_met_when_the_bad_end_of_the_interval_meets_it(rows):
