@@ -27,9 +27,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from environment import Host, ReleaseTools, SetupError, cache_folder, clean_environment, say  # noqa: E402
+from environment import (  # noqa: E402
+    Host,
+    ReleaseTools,
+    SetupError,
+    cache_folder,
+    clean_environment,
+    developer_tools,
+    missing_packages,
+    say,
+)
 
 COMMANDS = ("demo", "serve", "test", "check", "package", "bench", "evaluate", "screenshots", "env")
+OF_COMFYUI = ("torch", "aiohttp", "psutil")  # some of what every ComfyUI has
+WITHOUT_TOOLS = ("demo", "serve")
 
 
 def choose_host(comfyui, version):
@@ -45,6 +56,20 @@ def choose_host(comfyui, version):
     if not (path / "comfyui_version.py").is_file():
         raise SetupError(f"{path} is not a ComfyUI folder.", "Name the folder that holds ComfyUI's main.py.")
     return Path(sys.executable), path
+
+
+def require_packages(command):
+    """Raise SetupError if this Python, which is to run the user's own ComfyUI, lacks what `command` imports."""
+    if command == "env":
+        return
+    if missing := missing_packages(OF_COMFYUI):
+        raise SetupError(
+            f"{sys.executable} lacks {', '.join(missing)}, so it is not the Python that runs ComfyUI.",
+            "Run dev.py with that ComfyUI's Python, or without COMFYUI_PATH and --comfyui: it then sets up its own.",
+        )
+    if command not in WITHOUT_TOOLS and (missing := missing_packages(developer_tools())):
+        install = f"{sys.executable} -m pip install {' '.join(missing)}"
+        raise SetupError(f"{sys.executable} lacks {', '.join(missing)}, which `{command}` may need.", install)
 
 
 def choose_tool(command, version, arguments):
@@ -85,6 +110,8 @@ def main(arguments):
     try:
         tool, rest, version = choose_tool(options.command, options.host, rest)
         python, comfyui = choose_host(options.comfyui, version)
+        if str(python) == sys.executable:
+            require_packages(options.command)
         variables = {}
         if tool == "package":
             tools = ReleaseTools(cache_folder(), python)

@@ -61,6 +61,29 @@ def test_a_release_and_a_folder_together_are_refused(monkeypatch):
     assert "Remedy: Leave one of them out." in done.stderr
 
 
+def test_a_python_that_does_not_run_comfyui_is_refused(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    bare = tmp_path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    def run(command):
+        line = [bare, pack.ROOT / "dev.py", "--comfyui", pack.comfyui_path(), command]
+        return subprocess.run(line, capture_output=True, text=True, env=dev.clean_environment())
+
+    refused = run("serve")
+    assert refused.returncode == 1
+    assert "lacks torch, aiohttp, psutil" in refused.stderr and "or without COMFYUI_PATH" in refused.stderr
+    assert run("env").returncode == 0
+
+
+def test_a_python_that_runs_comfyui_is_told_which_developer_tools_it_lacks(monkeypatch):
+    monkeypatch.setattr(dev, "developer_tools", lambda: ["pytest", "a-tool-of-ours"])
+    for command in ("demo", "serve", "env"):
+        dev.require_packages(command)
+    with pytest.raises(dev.SetupError, match="lacks a-tool-of-ours, which `test`") as refused:
+        dev.require_packages("test")
+    assert refused.value.remedy.endswith("-m pip install a-tool-of-ours")
+
+
 @pytest.mark.parametrize(
     ("command", "host", "chosen"),
     [
