@@ -88,12 +88,13 @@ def run_export(session: Session) -> None:
 
 def run_evaluate(session: Session) -> None:
     from ..loader import RECOMMENDED
-    from .evaluate import evaluate
+    from .evaluate import Sampler, evaluate
 
     options = session.options
     steps, cfg = options.steps or RECOMMENDED["steps"], options.cfg or RECOMMENDED["cfg"]
+    sampler = Sampler(session.weights, steps, cfg, options.sampler or RECOMMENDED["sampler_name"])
     folder = session.folder("evaluation")
-    result = evaluate(session.weights, folder, steps, cfg, options.every, options.number, options.runs)
+    result = evaluate(sampler, session.weights, folder, options.every, options.number, options.runs)
     print(json.dumps(result, indent=1))
 
 
@@ -128,6 +129,7 @@ def parse_arguments() -> argparse.Namespace:
     evaluation = parser.add_argument_group("evaluate")
     evaluation.add_argument("--steps", type=int, help="sampling steps (default: as shipped)")
     evaluation.add_argument("--cfg", type=float, help="guidance (default: as shipped)")
+    evaluation.add_argument("--sampler", help="ComfyUI's name of a sampler (default: as shipped)")
     evaluation.add_argument("--every", type=int, default=1, help="judge only every n-th prompt")
     evaluation.add_argument("--number", type=int, default=128, help="prompts judged of each kind that is sampled")
     evaluation.add_argument("--runs", nargs="+", choices=("full", "half_start"), default=("full", "half_start"))

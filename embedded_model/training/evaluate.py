@@ -27,11 +27,11 @@ VARIETY_PROMPTS, VARIETY_SEEDS = 16, 6
 class Sampler:
     """The loaded model behind stock nodes."""
 
-    def __init__(self, weights: Path, steps: int, cfg: float):
+    def __init__(self, weights: Path, steps: int, cfg: float, sampler_name: str = RECOMMENDED["sampler_name"]):
         import nodes
 
         self.nodes = nodes
-        self.steps, self.cfg = steps, cfg
+        self.steps, self.cfg, self.sampler_name = steps, cfg, sampler_name
         self.model, self.clip, self.vae = load_embedded_model(weights)
         self.negative = self.condition("")
 
@@ -44,7 +44,7 @@ class Sampler:
     def full(self, prompt: str, seed: int) -> np.ndarray:
         latent = self.nodes.EmptyLatentImage().generate(RECOMMENDED["width"], RECOMMENDED["height"], 1)[0]
         sampled = self.nodes.KSampler().sample(
-            self.model, seed, self.steps, self.cfg, RECOMMENDED["sampler_name"], RECOMMENDED["scheduler"],
+            self.model, seed, self.steps, self.cfg, self.sampler_name, RECOMMENDED["scheduler"],
             self.condition(prompt), self.negative, latent,
         )[0]  # fmt: skip
         return self.decode(sampled["samples"])
@@ -55,9 +55,9 @@ class Sampler:
         import comfy.samplers
 
         schedule = comfy.samplers.KSampler(
-            self.model, self.steps, self.model.load_device, RECOMMENDED["sampler_name"], RECOMMENDED["scheduler"]
+            self.model, self.steps, self.model.load_device, self.sampler_name, RECOMMENDED["scheduler"]
         ).sigmas
-        sampler = comfy.samplers.sampler_object(RECOMMENDED["sampler_name"])
+        sampler = comfy.samplers.sampler_object(self.sampler_name)
         switch = self.steps // 2
         predicted = []
 
@@ -160,18 +160,19 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(-10 * np.log10(max(np.square(one - other).mean(), 1e-10)))
 
 
-def evaluate(weights: Path, folder: Path, steps: int, cfg: float, every: int, number: int, runs: Iterable[str]) -> dict:
+def evaluate(sampler: Sampler, weights: Path, folder: Path, every: int, number: int, runs: Iterable[str]) -> dict:
     """Judge the runs named; writes `evaluation.json` and a grid of pictures for each run to `folder`."""
     import comfy.utils
 
     comfy.utils.set_progress_bar_enabled(False)  # one bar for all pictures, none for the steps of each
     folder.mkdir(parents=True, exist_ok=True)
-    judge, sampler = Judge.shipped(weights.parent), Sampler(weights, steps, cfg)
+    judge = Judge.shipped(weights.parent)
     prompts = judged_prompts(weights.parent, number)
     result: dict[str, object] = {
         "weights": weights.name,
-        "steps": steps,
-        "cfg": cfg,
+        "steps": sampler.steps,
+        "cfg": sampler.cfg,
+        "sampler": sampler.sampler_name,
         "first_seed": FIRST_SEED,
         "device": str(sampler.model.load_device),
         "machine": platform.processor() or platform.machine(),
