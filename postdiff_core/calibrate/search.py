@@ -32,11 +32,16 @@ class Difference(NamedTuple):
 
 def rungs(candidates: int, pictures: int) -> list[Rung]:
     """Half the candidates and twice the pictures each time, until all are drawn, or twenty by the last two."""
+
+    def enough(left: int) -> int:
+        return pictures if left > 2 else min(pictures, ENOUGH_FOR_TWO)
+
     ladder = [Rung(candidates, min(1, pictures))]
-    while ladder[-1].pictures < (pictures if ladder[-1].candidates > 2 else min(pictures, ENOUGH_FOR_TWO)):
+    while ladder[-1].pictures < enough(ladder[-1].candidates):
         fewer = min(candidates, max(2, math.ceil(ladder[-1].candidates / 2)))
-        most = pictures if fewer > 2 else min(pictures, ENOUGH_FOR_TWO)
-        ladder.append(Rung(fewer, min(2 * ladder[-1].pictures, most)))
+        # The last two may come from a rung that drew more than they need.
+        drawn = max(ladder[-1].pictures, min(2 * ladder[-1].pictures, enough(fewer)))
+        ladder.append(Rung(fewer, drawn))
     return ladder
 
 

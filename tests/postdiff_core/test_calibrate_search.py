@@ -35,6 +35,7 @@ def test_half_the_candidates_stay_and_draw_twice_as_many_pictures():
     assert rungs(20, 12) == [Rung(20, 1), Rung(10, 2), Rung(5, 4), Rung(3, 8), Rung(2, 12)]
     assert rungs(8, 90)[-2:] == [Rung(2, 16), Rung(2, 20)], "the last two need no more"
     assert rungs(40, 20)[-1] == Rung(2, 20) and rungs(99, 20)[-1] == Rung(4, 20)
+    assert rungs(84, 40)[-2:] == [Rung(3, 32), Rung(2, 32)], "no rung wants fewer pictures than the one before"
     assert rungs(1, 3) == [Rung(1, 1), Rung(1, 2), Rung(1, 3)]
     assert rungs(7, 1) == [Rung(7, 1)]
 
