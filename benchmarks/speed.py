@@ -13,13 +13,15 @@ the rows take turns, so that drift cancels. Limits on the speed-up:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import _host
+
+Seconds = dict[str, list[float]]  # by row
+Peaks = dict[str, list[int | None]]  # bytes, by row
 
 ROWS = ("mixed_resolution", "deep_cache", "cross_attn_cache", "cfg_cutoff", "all", "neutral")
 
@@ -40,7 +42,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run every row in turn; returns what results/*.json holds."""
     import _limits
     import _models
-    from _measure import MB, Clock, PeakMemory, machine, spread
+    from _measure import Clock, machine
     from _overhead import neutral_milliseconds
     from tqdm import tqdm
 
@@ -48,7 +50,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     family = _models.FAMILIES[options.model]
     pixels, steps = options.size or family.size, options.steps or family.steps
-    clock, memory = Clock(options.clock, options.device), PeakMemory(options.device)
+    clock = Clock(options.clock, options.device)
     model = _models.build(family, _host.dtype_of(options))
     inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps)
     chosen = settings_of_rows(family)
@@ -59,9 +61,31 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for row in tqdm(rows.values(), desc="warm-up", leave=False, disable=None):
         # Kernels are prepared for each new shape; four steps meet them all.
         row.sample(steps=min(steps, 4) if options.device == "cpu" else steps)
+    seconds, peaks = take_turns(rows, limits, clock, options)
+    return {
+        "benchmark": "speed",
+        "model": family.title,
+        "pixels": pixels,
+        "steps": steps,
+        "dtype": options.dtype,
+        "clock": options.clock,
+        "repeats": options.repeats,
+        "seed": inputs["seed"],
+        "machine": machine(options.device),
+        "rows": [document(name, row, seconds, peaks, limits) for name, row in rows.items()],
+        "step_kinds": limits.document(),
+        "neutral_ms_per_evaluation": overhead,
+    }
 
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    peaks: dict[str, list[int | None]] = {name: [] for name in rows}
+
+def take_turns(rows: dict[str, Row], limits: Any, clock: Any, options: argparse.Namespace) -> tuple[Seconds, Peaks]:
+    """Seconds and peak memory of each row's runs, the rows in turn and the single steps after each round."""
+    from _measure import PeakMemory
+    from tqdm import tqdm
+
+    memory = PeakMemory(options.device)
+    seconds: Seconds = {name: [] for name in rows}
+    peaks: Peaks = {name: [] for name in rows}
     with tqdm(total=options.repeats * (len(rows) + 1), disable=None) as progress:
         for turn in range(options.repeats):
             for name in rows if turn % 2 == 0 else reversed(rows):
@@ -73,39 +97,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             progress.set_description("limits")
             limits.time_steps_of([row.report for row in rows.values() if row.report])
             progress.update()
+    return seconds, peaks
 
-    def speedup(name: str) -> float:
-        return statistics.median(s / own for s, own in zip(seconds["stock"], seconds[name], strict=True))
 
-    def above_stock_mb(name: str) -> float | None:
-        own, stock = ([peak for peak in peaks[each] if peak is not None] for each in (name, "stock"))
-        return (statistics.median(own) - statistics.median(stock)) / MB if own else None
+def document(name: str, row: Row, seconds: Seconds, peaks: Peaks, limits: Any) -> dict[str, Any]:
+    """A row of the results, against the stock row."""
+    from _measure import MB, spread
 
+    own, stock = ([peak for peak in peaks[each] if peak is not None] for each in (name, "stock"))
     return {
-        "benchmark": "speed",
-        "model": family.title,
-        "pixels": pixels,
-        "steps": steps,
-        "dtype": options.dtype,
-        "clock": options.clock,
-        "repeats": options.repeats,
-        "seed": inputs["seed"],
-        "machine": machine(options.device),
-        "rows": [
-            {
-                "name": name,
-                "seconds": statistics.median(seconds[name]),
-                "spread": spread(seconds[name]),
-                "speedup": speedup(name),
-                "arithmetic": row.arithmetic_limit,
-                "attainable": limits.speedup_of(row.report) if row.report else 1.0,
-                "peak_memory_above_stock_mb": above_stock_mb(name),
-                "cached_mb": row.report["cached_bytes"] / MB if row.report else 0.0,
-            }
-            for name, row in rows.items()
-        ],
-        "step_kinds": limits.document(),
-        "neutral_ms_per_evaluation": overhead,
+        "name": name,
+        "seconds": statistics.median(seconds[name]),
+        "spread": spread(seconds[name]),
+        "speedup": statistics.median(s / o for s, o in zip(seconds["stock"], seconds[name], strict=True)),
+        "arithmetic": row.arithmetic_limit,
+        "attainable": limits.speedup_of(row.report) if row.report else 1.0,
+        "peak_memory_above_stock_mb": (statistics.median(own) - statistics.median(stock)) / MB if own else None,
+        "cached_mb": row.report["cached_bytes"] / MB if row.report else 0.0,
     }
 
 
@@ -115,13 +123,12 @@ def settings_of_rows(family: Any) -> dict[str, Any]:
     from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
     preset = PRESETS[family.preset]
-    techniques = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset) if getattr(preset, f.name)}
-    alone = {name: Settings(**{name: technique}) for name, technique in techniques.items()}
+    alone = {name: Settings(**{name: technique}) for name, technique in preset.asked.items()}
     if not family.guided:
         del alone["cfg_cutoff"]  # it has nothing to leave out
     neutral = Settings(
         MixedResolution(low_res_until=0.0),
-        DeepCache(interval=1) if "deep_cache" in techniques else None,
+        DeepCache(interval=1) if preset.deep_cache else None,
         CrossAttnCache(start_percent=1.0),
         CFGCutoff(start_percent=1.0),
     )
@@ -134,10 +141,7 @@ class Row:
     def __init__(self, settings: Any, inputs: dict[str, Any]) -> None:
         from postdiff.postdiff_core import patch
 
-        model = inputs["model"]
-        for field in dataclasses.fields(settings) if settings else ():
-            technique = getattr(settings, field.name)
-            model = patch.add(model, technique) if technique else model
+        model = patch.fill(inputs["model"], settings) if settings else inputs["model"]
         self._inputs = {**inputs, "model": model}
         self._carried = patch.carried_by(model)
 

@@ -30,9 +30,7 @@ class CanvasEvents:
         self._send("postdiff.report", report=report)
 
     def _send(self, event: str, **content: Any) -> None:
-        from server import PromptServer  # only there once a server is being started
-
-        server, context = getattr(PromptServer, "instance", None), get_executing_context()
+        server, context = _server(), get_executing_context()
         if server is None or context is None:
             return
         address = {"node": self.node_id, "sampler_node": context.node_id, "prompt_id": context.prompt_id}
@@ -41,11 +39,7 @@ class CanvasEvents:
 
 def show_text(node_id: str | None, line: str) -> None:
     """Show a line on a node while it runs; does nothing outside a prompt."""
-    if node_id is None:
-        return
-    from server import PromptServer  # only there once a server is being started
-
-    server = getattr(PromptServer, "instance", None)
+    server = None if node_id is None else _server()
     if server is not None:
         server.send_progress_text(line, node_id, server.client_id)
 
@@ -53,3 +47,10 @@ def show_text(node_id: str | None, line: str) -> None:
 def observer_for(node_id: str | None) -> CanvasEvents | None:
     """The observer of a node on the canvas; None outside a prompt."""
     return None if node_id is None else CanvasEvents(node_id)
+
+
+def _server() -> Any:
+    """The running server; None in a process without one."""
+    from server import PromptServer  # only there once a server is being started
+
+    return getattr(PromptServer, "instance", None)

@@ -7,8 +7,6 @@ from typing import Any
 
 import comfy.model_management
 import nodes as comfy_nodes
-import numpy
-import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
@@ -18,6 +16,7 @@ from ..postdiff_core.calibrate.calibration import Calibration, Result
 from ..postdiff_core.calibrate.progress import Progress
 from ..postdiff_core.calibrate.runs import Sampling
 from .events import show_text
+from .pictures import as_image
 from .schema import schema, unique_id
 
 log = logging.getLogger("postdiff")
@@ -230,7 +229,7 @@ def _outputs() -> list[io.Output]:
 
 
 def _output(cls: type[io.ComfyNode], name: str, result: Result, drawn: Image.Image) -> io.NodeOutput:
-    picture = torch.from_numpy(numpy.asarray(drawn).copy()).float()[None] / 255
+    picture = as_image(drawn)
     return io.NodeOutput(
         name,
         *table.parameters(result.chosen).values(),

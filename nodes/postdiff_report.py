@@ -3,11 +3,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy
-import torch
 from comfy_api.latest import io, ui
 
 from ..postdiff_core import patch, report, report_picture
+from .pictures import as_image
 from .schema import schema
 
 # Shown, not raised: the host would stop the whole graph, and the picture that was drawn would not be saved.
@@ -50,7 +49,7 @@ class PostDiffReport(io.ComfyNode):
         last = patch.carried_by(model).last_report
         lines = [NOTHING] if last is None else [*report.summary(last), *last["notes"]]
         drawn = report_picture.draw_text(NOTHING) if last is None else report_picture.draw(last)
-        picture = torch.from_numpy(numpy.asarray(drawn).copy()).float()[None] / 255
+        picture = as_image(drawn)
         document = json.dumps(last, indent=1)
         on_canvas = {**ui.PreviewImage(picture).as_dict(), "text": ("\n".join(lines), document)}
         return io.NodeOutput(latent, document, picture, ui=on_canvas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,11 @@ def is_compiled(diffusion_model: Any) -> bool:
 def downsamplings(blocks: Iterable[Any]) -> int:
     """How often these blocks of a U-Net halve the sides of what runs through them."""
     return sum(isinstance(layer, Downsample) for block in blocks for layer in block)
+
+
+def size_ratio(size: Size, low: Size) -> float:
+    """How many times longer the sides of `size` are, on average."""
+    return math.sqrt(math.prod(size) / math.prod(low))
 
 
 def halve(size: Size, times: int) -> Size:

@@ -43,6 +43,11 @@ class Row:
     span: slice
 
 
+def without_negative(rows: Sequence[Row]) -> list[Row]:
+    """The rows that the cut-off leaves: all but the negative one of a pair."""
+    return [row for row in rows if not (row.paired and row.role == "negative")]
+
+
 class Branches:
     """Follows a guider through its evaluations: the passes of each, and the model calls of each pass."""
 

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from comfy.ldm.pixart.pixartms import PixArtMSBlock
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 
-from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
-from .branches import Branch, Row
+from .architecture import Size, diffusion_model_of, halve, is_compiled
+from .branches import Branch, Row, without_negative
+from .cross_attn_sites import Place, Site, find_sites
 from .row_cache import Cached, RowCache, join, keeper
 from .run import ROWS, Run, replaced
 from .schedule import CrossAttnCache, Mode
-
-Place = tuple[str, int, int]
 
 OTHER_ROWS = (
     "A node gives layers of cross-attention more rows than the model call has (regional prompts by attention couple): "
     "those layers are computed in every step."
 )
-
-
-class Site(NamedTuple):
-    """One cross-attention layer.
-
-    `place` is the host's name of it, ("input", 4, 0): kind, block, transformer within it. `output` is the module that
-    gives the layer's result, also where a replacement (IPAdapter) attends in the layer's stead.
-    """
-
-    place: Place
-    module: torch.nn.Module
-    output: torch.nn.Module
 
 
 def refusal(model: Any) -> str | None:
@@ -51,66 +34,52 @@ def refusal(model: Any) -> str | None:
     )
 
 
-def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
-    """The cross-attention layers of a U-Net or PixArt, in no particular order; empty for other models."""
-    diffusion_model = whole_module(diffusion_model)
-    sites = []
-    for name, module in diffusion_model.named_modules():
-        name = name.replace("._orig_mod", "")  # what torch.compile puts around a block that it compiles alone
-        if isinstance(module, PixArtMSBlock):
-            sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn, module.cross_attn))
-        elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(name, module):
-            attn2: Any = module.attn2
-            sites.append(Site(_unet_place(name), attn2, attn2.to_out))
-    return sites
-
-
-def output_size(diffusion_model: torch.nn.Module, latent: Size) -> int:
-    """Numbers in one row of the outputs of all cross-attention layers, for a latent of this height and width."""
-    return sum(
-        _width(site) * math.prod(halve(latent, _level(diffusion_model, site.place)))
-        for site in find_sites(diffusion_model)
-    )
-
-
 def install(run: Run, settings: CrossAttnCache) -> None:
     """Add the cross-attention cache to a run."""
-    memory = _Memory(run, settings.mode)
-    sites: dict[int, list[Site]] = {}
+    run.add_wrapper(WrappersMP.APPLY_MODEL, _Reuse(run, settings.mode))
 
-    def wrapper(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
-        rows = transformer_options.get(ROWS)
-        reusing = run.step.cross_attn == "reuse"
-        if rows is None or not (reusing or run.plan.cross_attn_is_recorded_in(run.step.index)):
+
+class _Reuse:
+    """Runs a model call in which layers give what is kept of them, and keeps what later calls want of the others."""
+
+    def __init__(self, run: Run, mode: Mode) -> None:
+        self.run, self.outputs = run, _Outputs(run, mode)
+        self.sites: dict[int, list[Site]] = {}  # by id of the diffusion model: several GPUs have one each
+
+    def __call__(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        rows, step = transformer_options.get(ROWS), self.run.step
+        reusing = step.cross_attn == "reuse"
+        if rows is None or not (reusing or self.run.plan.cross_attn_is_recorded_in(step.index)):
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-        diffusion_model = executor.class_obj.diffusion_model
-        if id(diffusion_model) not in sites:
-            sites[id(diffusion_model)] = find_sites(diffusion_model)
-        known, latent = sites[id(diffusion_model)], tuple(x.shape[-2:])
-        hits = memory.recall(known, rows, latent) if reusing else {}
-        reused = memory.rows_that_are_reused(rows)
+        diffusion_model, latent = executor.class_obj.diffusion_model, tuple(x.shape[-2:])
+        sites = self._sites_of(diffusion_model)
+        hits = self.outputs.recall(sites, rows, latent) if reusing else {}
+        reused = self.outputs.rows_that_are_reused(rows)
         wanted = {
             # A layer that returns its cache computes all rows after all where another node has changed its size.
-            site: list(rows) if site in hits else memory.missing(site, reused, latent) if reusing else reused
-            for site in known
+            site: list(rows) if site in hits else self.outputs.missing(site, reused, latent) if reusing else reused
+            for site in sites
         }
         # Later patches may change the tokens in place.
         copy = "attn2_output_patch" in transformer_options.get("patches", {})
         seen: dict[Site, torch.Tensor] = {}
         options = _options_for(transformer_options, hits)
-        recording = _recording(wanted, x.shape[0], seen, partial(run.note, OTHER_ROWS), copy=copy)
+        recording = _recording(wanted, x.shape[0], seen, partial(self.run.note, OTHER_ROWS), copy=copy)
         with replaced(recording | _reusing(hits, copy=copy)):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if is_compiled(diffusion_model):
             seen = {site: tokens.clone() for site, tokens in seen.items()}
-        memory.record(wanted, seen, latent)
-        run.measure_caches()
+        self.outputs.record(wanted, seen, latent)
+        self.run.measure_caches()
         return out
 
-    run.add_wrapper(WrappersMP.APPLY_MODEL, wrapper)
+    def _sites_of(self, diffusion_model: torch.nn.Module) -> list[Site]:
+        if id(diffusion_model) not in self.sites:
+            self.sites[id(diffusion_model)] = find_sites(diffusion_model)
+        return self.sites[id(diffusion_model)]
 
 
-class _Memory:
+class _Outputs:
     """What the layers gave last, by layer and branch, and what a branch is to get back."""
 
     def __init__(self, run: Run, mode: Mode) -> None:
@@ -124,7 +93,7 @@ class _Memory:
         plan = self._run.plan
         if self._mode != "cond" or plan.guidance_stop > max(plan.cross_attn_start, self._run.step.index):
             return list(rows)
-        return [row for row in rows if not (row.paired and row.role == "negative")]
+        return without_negative(rows)
 
     def missing(self, site: Site, rows: Sequence[Row], latent: Size) -> list[Row]:
         """Those of the rows for which nothing of this layer is kept."""
@@ -211,33 +180,6 @@ def _halvings(grid: Size, tokens: int) -> int | None:
         grid = halve(grid, 1)
         level += 1
     return level if grid[0] * grid[1] == tokens else None
-
-
-def _has_cross_attention(name: str, module: torch.nn.Module) -> bool:
-    """Whether this is a transformer block with cross-attention, and not one between the frames of a video (SVD)."""
-    return isinstance(module, BasicTransformerBlock) and module.attn2 is not None and ".transformer_blocks." in name
-
-
-def _unet_place(name: str) -> Place:
-    """("input", 4, 0) from input_blocks.4.1.transformer_blocks.0, ("middle", 0, 0) from the middle block's first."""
-    parts = name.split(".")
-    kind = parts[0].partition("_")[0]
-    return kind, 0 if kind == "middle" else int(parts[1]), int(parts[-1])
-
-
-def _width(site: Site) -> int:
-    layer: Any = site.module
-    return (layer.proj if site.place[0] == "blocks" else layer.to_out[0]).out_features
-
-
-def _level(diffusion_model: Any, place: Place) -> int:
-    """How often the latent's sides are halved on the way to this layer."""
-    kind, block, _ = place
-    if kind == "blocks":
-        return 1  # PixArt's patches of 2 x 2
-    inputs = diffusion_model.input_blocks
-    reached = {"input": block + 1, "middle": len(inputs), "output": len(inputs) - block}[kind]
-    return downsamplings(inputs[:reached])
 
 
 def _options_for(options: dict, hits: dict[Site, torch.Tensor]) -> dict:

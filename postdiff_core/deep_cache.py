@@ -16,7 +16,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
 from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
-from .branches import Row
+from .branches import Row, without_negative
 from .row_cache import join, keeper
 from .run import ROWS, Run, replaced
 from .schedule import DeepCache
@@ -53,44 +53,61 @@ def feature_size(unet: Any, depth: int, latent: Size) -> int:
 
 def install(run: Run, settings: DeepCache) -> None:
     """Add the deep cache to a run."""
-    cache = run.new_cache()
-    refreshed_in = -1
+    run.add_wrapper(WrappersMP.APPLY_MODEL, _Reuse(run, settings.depth))
 
-    def wrapper(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
-        def call(forward=None):
-            unet = whole_module(executor.class_obj.diffusion_model)
-            with replaced({(unet, "_forward"): forward(unet)} if forward else {}):
+
+class _Reuse:
+    """Runs a model call around the deep feature that is kept, or keeps the feature of one that computes it."""
+
+    def __init__(self, run: Run, depth: int) -> None:
+        self.run, self.depth = run, depth
+        self.cache = run.new_cache()
+        self.refreshed_in = -1
+
+    def __call__(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        diffusion_model = executor.class_obj.diffusion_model
+        unet, latent = whole_module(diffusion_model), tuple(x.shape[-2:])
+
+        def call(forward: Callable | None = None) -> torch.Tensor:
+            with replaced({(unet, "_forward"): forward} if forward else {}):
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
-        nonlocal refreshed_in
         rows = transformer_options.get(ROWS)
-        if run.step.deep == "off" or rows is None:
-            cache.clear()
+        self._drop_what_is_over(rows)
+        if self.run.step.deep == "off" or rows is None:
             return call()
-        if run.step.deep == "refresh" and run.step.index != refreshed_in:
-            cache.clear()  # also of rows that no longer run
-            refreshed_in = run.step.index
-        latent = tuple(x.shape[-2:])
-        cached = [cache.get(PLACE, row.branch) for row in rows] if run.step.deep == "reuse" else []
-        fitting = [part for part in cached if part is not None and part.latent == latent]
         # FreeU and others change the feature in place.
         is_changed = "output_block_patch" in transformer_options.get("patches", {})
-        if len(fitting) == len(rows):
-            feature = join(fitting).clone() if is_changed else join(fitting)
-            return call(lambda unet: _shallow_forward(unet, settings.depth, feature))
-        kept = _rows_to_keep(run, rows)
+        feature = self._recall(rows, latent)
+        if feature is not None:
+            return call(_shallow_forward(unet, self.depth, feature.clone() if is_changed else feature))
+        kept = _rows_to_keep(self.run, rows)
         if not kept:
             return call()
         seen: list[torch.Tensor] = []
         keep = keeper(kept, x.shape[0], copy=is_changed)
-        out = call(lambda unet: _capturing_forward(unet, settings.depth, lambda feature: seen.append(keep(feature))))
+        out = call(_capturing_forward(unet, self.depth, lambda feature: seen.append(keep(feature))))
         if seen:  # another wrapper (EasyCache) may have left the model out
-            feature = seen[-1].clone() if is_compiled(executor.class_obj.diffusion_model) else seen[-1]
-            cache.store(PLACE, kept, feature, latent)
-            run.measure_caches()
+            feature = seen[-1].clone() if is_compiled(diffusion_model) else seen[-1]
+            self.cache.store(PLACE, kept, feature, latent)
+            self.run.measure_caches()
         return out
 
-    run.add_wrapper(WrappersMP.APPLY_MODEL, wrapper)
+    def _drop_what_is_over(self, rows: Sequence[Row] | None) -> None:
+        step = self.run.step
+        if step.deep == "off" or rows is None:
+            self.cache.clear()
+        elif step.deep == "refresh" and step.index != self.refreshed_in:
+            self.cache.clear()  # also of rows that no longer run
+            self.refreshed_in = step.index
+
+    def _recall(self, rows: Sequence[Row], latent: Size) -> torch.Tensor | None:
+        """The feature for these rows; None in a refresh step, or if it is not there for each of them at this size."""
+        if self.run.step.deep != "reuse":
+            return None
+        cached = [self.cache.get(PLACE, row.branch) for row in rows]
+        fitting = [part for part in cached if part is not None and part.latent == latent]
+        return join(fitting) if len(fitting) == len(rows) else None
 
 
 def _rows_to_keep(run: Run, rows: Sequence[Row]) -> list[Row]:
@@ -100,7 +117,7 @@ def _rows_to_keep(run: Run, rows: Sequence[Row]) -> list[Row]:
         return []
     if steps[min(index + 1, len(steps) - 1)].guided:
         return list(rows)
-    return [row for row in rows if not (row.paired and row.role == "negative")]
+    return without_negative(rows)
 
 
 def _capturing_forward(unet: Any, depth: int, capture: Callable[[torch.Tensor], None]) -> Callable:

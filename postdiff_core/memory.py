@@ -10,7 +10,7 @@ from typing import Any
 import comfy.model_management
 from comfy.patcher_extension import WrappersMP
 
-from . import cross_attn_cache, deep_cache
+from . import cross_attn_sites, deep_cache
 from .architecture import Size, whole_module
 from .run import Run
 from .schedule import Plan, Settings
@@ -46,7 +46,7 @@ def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Si
 
     `size` and `low` are latent (height, width). Multiply by the batch and by the bytes of the model's number format.
     """
-    cross_attn_values = cache(partial(cross_attn_cache.output_size, diffusion_model))
+    cross_attn_values = cache(partial(cross_attn_sites.output_size, diffusion_model))
     most, feature = 0, 0
     for step in plan.steps:
         latent = low if step.low_res and low else size

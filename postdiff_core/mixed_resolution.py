@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import CellType, SimpleNamespace
@@ -15,13 +14,13 @@ import torch
 from comfy.model_sampling import CONST
 from torch.nn.functional import interpolate
 
-from .architecture import Size, diffusion_model_of, latent_geometry
+from .architecture import Size, diffusion_model_of, latent_geometry, size_ratio
 from .run import Run
 from .schedule import MixedResolution, low_size
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingArguments:
     """The arguments of CFGGuider.outer_sample (comfy/samplers.py): one stage of a run."""
 
     noise: torch.Tensor
@@ -53,7 +52,7 @@ class Sampling:
         shape, *_ = self.more.get("latent_shapes") or (self.noise.shape,)
         return shape[-2], shape[-1]
 
-    def resized(self, **changes: Any) -> Sampling:
+    def resized(self, **changes: Any) -> SamplingArguments:
         """The same with other arguments; keeps the shape that the host wants to be told in step with the noise."""
         stage = replace(self, **changes)
         if "latent_shapes" in self.more:
@@ -72,7 +71,7 @@ def refusal(model: Any) -> str | None:
     )
 
 
-def reason_against(sampling: Sampling) -> str | None:
+def reason_against(sampling: SamplingArguments) -> str | None:
     """Why this run cannot have a low-resolution stage; None if it can."""
     if len(sampling.more.get("latent_shapes") or ()) > 1:
         return "the latent is nested"
@@ -85,12 +84,14 @@ def reason_against(sampling: Sampling) -> str | None:
     return None
 
 
-def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) -> tuple[Size, str | None]:
-    """The size of stage 1, and a note if the model needs it larger than asked for."""
+def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) -> tuple[Size | None, str | None]:
+    """The size of stage 1 (None if that is the full one), and a note if the model needs it larger than asked for."""
     geometry = latent_geometry(diffusion_model)
     assert geometry is not None
     asked = low_size(*size, settings.low_res_scale, geometry.multiple)
     fitting = low_size(*size, settings.low_res_scale, geometry.multiple, geometry.smallest_mean)
+    if fitting == size:
+        return None, "All steps run at full size: the model takes no smaller latent near the size asked for."
     if fitting == asked:
         return asked, None
     name = type(diffusion_model).__name__
@@ -104,7 +105,7 @@ def sample_in_two_stages(
     run: Run,
     settings: MixedResolution,
     low: Size,
-    sampling: Sampling,
+    sampling: SamplingArguments,
     batch_index: list[int] | None,
     executor: Callable,
 ) -> torch.Tensor:
@@ -161,11 +162,6 @@ def matched_sigmas(sigmas: torch.Tensor, ratio: float, model_sampling: Any) -> t
     return sigmas * min(ratio, float(model_sampling.sigma_max) / float(sigmas[0]))
 
 
-def size_ratio(size: Size, low: Size) -> float:
-    """How many times longer the sides of `size` are, on average."""
-    return math.sqrt(math.prod(size) / math.prod(low))
-
-
 def scale_cond(cond: dict, size: Size, low: Size) -> dict:
     """A conditioning for stage 1: its absolute area and GLIGEN boxes in the low latent's units.
 
@@ -195,8 +191,8 @@ def _scale_box(box: Any, size: Size, low: Size) -> tuple[int, ...]:
 
 
 def _low_stage(
-    sampling: Sampling, low: Size, switch: int, batch_index: list[int] | None
-) -> tuple[Sampling, Callable[[torch.Tensor, Any], torch.Tensor]]:
+    sampling: SamplingArguments, low: Size, switch: int, batch_index: list[int] | None
+) -> tuple[SamplingArguments, Callable[[torch.Tensor, Any], torch.Tensor]]:
     """Stage 1, and a function that gives its last predicted x0 (out of model space) from what stage 1 returned."""
     latent, mask, seen = sampling.latent_image, sampling.denoise_mask, []
 
@@ -224,8 +220,8 @@ def _low_stage(
 
 
 def _full_stage(
-    sampling: Sampling, start: torch.Tensor, sigmas: torch.Tensor, switch: int, batch_index: list[int] | None
-) -> Sampling:
+    sampling: SamplingArguments, start: torch.Tensor, sigmas: torch.Tensor, switch: int, batch_index: list[int] | None
+) -> SamplingArguments:
     def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
         if sampling.callback is not None:
             sampling.callback(switch + step, denoised, x, len(sampling.sigmas) - 1)
@@ -243,7 +239,7 @@ def _full_stage(
     )
 
 
-def _keep_outside_mask(guider: Any, sampling: Sampling, x0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def _keep_outside_mask(guider: Any, sampling: SamplingArguments, x0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """The upsampled x0 where the mask is active at the switch, the given latent elsewhere."""
     mask = sampling.denoise_mask
     if mask is None:
@@ -257,7 +253,7 @@ def _keep_outside_mask(guider: Any, sampling: Sampling, x0: torch.Tensor, sigma:
     return x0 * mask + sampling.latent_image.to(x0) * (1 - mask)
 
 
-def _mixed_once(guider: Any, sampling: Sampling, start: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+def _mixed_once(guider: Any, sampling: SamplingArguments, start: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
     """The finished latent with as much of the given one as the mask says.
 
     Under a soft mask the host mixes into its result what a run began with; in stage 2 that is `start`, mixed already.
@@ -313,7 +309,7 @@ def _is_of_size(value: Any, size: Size) -> bool:
     return isinstance(value, torch.Tensor) and tuple(value.shape[-2:]) == size
 
 
-def _note_other_noise(run: Run, sampling: Sampling, batch_index: list[int] | None) -> None:
+def _note_other_noise(run: Run, sampling: SamplingArguments, batch_index: list[int] | None) -> None:
     expected = _noise(sampling.latent_image.cpu(), sampling.seed, batch_index)
     if not torch.equal(sampling.noise.cpu(), expected):
         run.note("The noise given is not the seed's own; both stages draw theirs from the seed.")

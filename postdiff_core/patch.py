@@ -5,43 +5,33 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy.patcher_extension import WrappersMP
 
 from . import cfg_cutoff, cross_attn_cache, deep_cache, memory, mixed_resolution, report
 from .architecture import Size, diffusion_model_of, sigma_at
-from .mixed_resolution import Sampling, size_ratio
+from .layout import lay_out
+from .mixed_resolution import SamplingArguments
 from .run import KEY, Observer, Run
-from .schedule import (
-    FEWEST_STEPS,
-    TECHNIQUES,
-    CFGCutoff,
-    CrossAttnCache,
-    DeepCache,
-    MixedResolution,
-    Plan,
-    Settings,
-    Step,
-    Technique,
-    plan,
-    step_at_sigma,
-)
+from .schedule import FEWEST_STEPS, DeepCache, Plan, Settings, Technique, field_of, stock_plan
 
 BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
-FIELDS: dict[type, str] = {technique: name for name, technique in TECHNIQUES.items()}
-REFUSALS: dict[type, Callable[[Any], str | None]] = {
-    MixedResolution: mixed_resolution.refusal,
-    DeepCache: deep_cache.refusal,
-    CrossAttnCache: cross_attn_cache.refusal,
-    CFGCutoff: lambda model: None,
-}
-PATCH_NODES: dict[type, str] = {  # as the canvas names them
-    MixedResolution: "Mixed Resolution (patch)",
-    DeepCache: "Deep Cache",
-    CrossAttnCache: "Cross-Attention Cache",
-    CFGCutoff: "CFG Cut-off",
+
+
+class Kind(NamedTuple):
+    """What there is to say of a technique before it runs."""
+
+    node: str  # as the canvas names its patch
+    refusal: Callable[[Any], str | None]  # why it cannot act on a MODEL; None if it can
+
+
+KINDS = {  # by their field in Settings
+    "mixed_resolution": Kind("Mixed Resolution (patch)", mixed_resolution.refusal),
+    "deep_cache": Kind("Deep Cache", deep_cache.refusal),
+    "cross_attn_cache": Kind("Cross-Attention Cache", cross_attn_cache.refusal),
+    "cfg_cutoff": Kind("CFG Cut-off", lambda model: None),
 }
 
 
@@ -50,14 +40,12 @@ def add(model: Any, technique: Technique, observer: Observer | None = None) -> A
 
     Raises ValueError, naming the model and the remedy, if the technique cannot act on it.
     """
-    _check(model, technique)
-    name = FIELDS[type(technique)]
-    before = carried_by(model)
+    name, before = field_of(technique), carried_by(model).settings
+    _check(model, name, technique)
     changes: dict[str, Any] = {name: technique}
-    settings = dataclasses.replace(before.settings, **changes)
-    twice = getattr(before.settings, name) is not None
+    twice = getattr(before, name) is not None
     notes = [f"{name} is set twice on this model; the settings nearest the sampler hold."] if twice else []
-    return _carrying(model, PostDiff(settings, before.observers, (*before.notes, *notes)), observer)
+    return _carrying(model, dataclasses.replace(before, **changes), observer, notes)
 
 
 def fill(model: Any, settings: Settings, observer: Observer | None = None, notes: Sequence[str] = ()) -> Any:
@@ -65,15 +53,14 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None, notes
 
     It is noted if others hold than were asked for, and what `notes` say. Raises ValueError as `add` does.
     """
-    before = carried_by(model)
-    asked = settings.asked
-    missing = {name: technique for name, technique in asked.items() if getattr(before.settings, name) is None}
-    for technique in missing.values():
-        _check(model, technique)
-    filled = dataclasses.replace(before.settings, **missing)
+    before, asked = carried_by(model).settings, settings.asked
+    missing = {name: technique for name, technique in asked.items() if getattr(before, name) is None}
+    for name, technique in missing.items():
+        _check(model, name, technique)
+    filled = dataclasses.replace(before, **missing)
     others = [name for name, technique in asked.items() if getattr(filled, name) != technique]
     own = [f"Not the preset's but the model's own settings hold: {', '.join(others)}."] if others else []
-    return _carrying(model, PostDiff(filled, before.observers, (*before.notes, *notes, *own)), observer)
+    return _carrying(model, filled, observer, (*notes, *own))
 
 
 def with_batch_index(model: Any, batch_index: list[int] | None) -> Any:
@@ -117,7 +104,9 @@ class PostDiff:
         **kwargs: Any,
     ) -> torch.Tensor:
         self.last_report = None
-        sampling = Sampling(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs)
+        sampling = SamplingArguments(
+            noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs
+        )
         run, low = self._plan_run(executor.class_obj, sampling)
         self._install_techniques(run, sampling, low)
         with run.on(executor.class_obj):
@@ -136,27 +125,20 @@ class PostDiff:
             observer.on_report(self.last_report)
         return samples
 
-    def _plan_run(self, guider: Any, sampling: Sampling) -> tuple[Run, Size | None]:
+    def _plan_run(self, guider: Any, sampling: SamplingArguments) -> tuple[Run, Size | None]:
         """The run's plan from its own sigmas, and the size of its low-resolution stage (None if it has none)."""
         sigmas = sampling.sigmas.tolist()
         notes = list(self.notes)
         if any(later >= sooner for sooner, later in pairwise(sigmas)):
             notes.append("The sigmas do not descend: the run is stock.")
-            stock = Plan(tuple(Step(i, False, "off", "off", True) for i in range(len(sigmas) - 1)))
-            return Run(guider, sigmas, stock, self.observers, notes), None
-        low = self._low_size(guider, sampling, notes)
+            return Run(guider, sigmas, stock_plan(len(sigmas) - 1), self.observers, notes), None
+        possible, note = self._low_size(guider, sampling)
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
-        laid_out = plan(
-            self.settings,
-            len(sigmas) - 1,
-            lambda fraction: step_at_sigma(sigmas, sigma_at(model_sampling, fraction)),
-            can_lower_resolution=low is not None,
-        )
-        notes += self._notes_on_idle_techniques(laid_out, low)
+        laid_out, low = lay_out(self.settings, sigmas, model_sampling, sampling.size, possible)
+        if note is not None and (possible is None or low is not None):  # not of a size that no step runs at
+            notes.append(note)
+        notes += self._notes_on_idle_techniques(laid_out, possible)
         notes += self._notes_on_lost_guidance(laid_out, guider, sigmas[0], model_sampling)
-        if low is None or not laid_out.low_res_steps:
-            return Run(guider, sigmas, laid_out, self.observers, notes), None
-        laid_out = dataclasses.replace(laid_out, low_res_scale=1 / size_ratio(sampling.size, low))
         return Run(guider, sigmas, laid_out, self.observers, notes), low
 
     def _notes_on_idle_techniques(self, laid_out: Plan, low: Size | None) -> list[str]:
@@ -169,13 +151,15 @@ class PostDiff:
         idle = [name for name, technique in asked.items() if not technique.is_off and name not in laid_out.acting]
         return [f"{name} does nothing here: this run has no step in its part of the schedule." for name in idle]
 
-    def _notes_on_lost_guidance(self, laid_out: Plan, guider: Any, first_sigma: float, sampling: Any) -> list[str]:
+    def _notes_on_lost_guidance(
+        self, laid_out: Plan, guider: Any, first_sigma: float, model_sampling: Any
+    ) -> list[str]:
         """As in img2img with little denoising, of which most falls into the part of the schedule without guidance."""
         cutoff, total = self.settings.cfg_cutoff, len(laid_out.steps)
         unguided = total - laid_out.guidance_stop
-        if cutoff is None or cutoff.start_percent == 0.0 or getattr(guider, "cfg", None) == 1.0:
+        if cutoff is None or not unguided or cutoff.start_percent == 0.0 or getattr(guider, "cfg", None) == 1.0:
             return []
-        has_most_of_the_guided_part = first_sigma > sigma_at(sampling, cutoff.start_percent / 2)
+        has_most_of_the_guided_part = first_sigma > sigma_at(model_sampling, cutoff.start_percent / 2)
         if has_most_of_the_guided_part or 2 * unguided < total:
             return []
         return [
@@ -184,23 +168,17 @@ class PostDiff:
             "with a higher start_percent on the model."
         ]
 
-    def _low_size(self, guider: Any, sampling: Sampling, notes: list[str]) -> Size | None:
+    def _low_size(self, guider: Any, sampling: SamplingArguments) -> tuple[Size | None, str | None]:
+        """The latent size that low-resolution steps would have, None if there can be none, and what to note of it."""
         mixed = self.settings.mixed_resolution
         if mixed is None or mixed.is_off:
-            return None
+            return None, None
         reason = mixed_resolution.reason_against(sampling)
         if reason is not None:
-            notes.append(f"All steps run at full size: {reason}.")
-            return None
-        diffusion_model = diffusion_model_of(guider.model_patcher)
-        low, note = mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model)
-        if low == sampling.size:
-            notes.append("All steps run at full size: the model takes no smaller latent near the size asked for.")
-            return None
-        notes.extend([note] if note else [])
-        return low
+            return None, f"All steps run at full size: {reason}."
+        return mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model_of(guider.model_patcher))
 
-    def _install_techniques(self, run: Run, sampling: Sampling, low: Size | None) -> None:
+    def _install_techniques(self, run: Run, sampling: SamplingArguments, low: Size | None) -> None:
         """Only those that act in this run: at a neutral setting nothing of a technique is there."""
         settings, acting = self.settings, run.plan.acting
         if "cfg_cutoff" in acting:
@@ -213,21 +191,22 @@ class PostDiff:
             memory.install(run, settings, tuple(sampling.noise.shape), low)
 
 
-def _check(model: Any, technique: Technique) -> None:
-    reason = REFUSALS[type(technique)](model)
+def _check(model: Any, name: str, technique: Technique) -> None:
+    reason = KINDS[name].refusal(model)
     if reason is not None:
-        others = [PATCH_NODES[kind] for kind, refusal in REFUSALS.items() if refusal(model) is None]
+        others = [kind.node for kind in KINDS.values() if kind.refusal(model) is None]
         raise ValueError(f"{reason} Use instead: {', '.join(others)}.")
     if isinstance(technique, DeepCache):
         deep_cache.check_depth(model, technique)
 
 
-def _carrying(model: Any, postdiff: PostDiff, observer: Observer | None) -> Any:
-    if observer is not None:
-        postdiff.observers = (*postdiff.observers, observer)
+def _carrying(model: Any, settings: Settings, observer: Observer | None, notes: Sequence[str]) -> Any:
+    """A clone of MODEL with these settings, and one more observer and the notes besides those it carries."""
+    before = carried_by(model)
+    observers = before.observers if observer is None else (*before.observers, observer)
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     others = clone.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
     # Outermost, so that what others do once a run (EasyCache's reset) happens once in each stage.
-    clone.wrappers[WrappersMP.OUTER_SAMPLE] = {KEY: [postdiff], **others}
+    clone.wrappers[WrappersMP.OUTER_SAMPLE] = {KEY: [PostDiff(settings, observers, (*before.notes, *notes))], **others}
     return clone

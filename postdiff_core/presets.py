@@ -13,7 +13,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscreteDistilled
 
 from . import saved_presets
 from .architecture import Size, whole_module
-from .patch import REFUSALS
+from .patch import KINDS
 from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 Family = Literal["sd15", "sdxl", "pixart_alpha", "embedded", "unknown"]
@@ -37,6 +37,7 @@ UNKNOWN = Settings(MixedResolution(0.75, 0.2), None, None, CFGCutoff(0.75))
 CHOICES = ("auto", *PRESETS, "off")
 
 SD_CLASSES = (comfy.model_base.BaseModel, comfy.model_base.SD21UNCLIP, comfy.model_base.SD15_instructpix2pix)
+DISTILLED_FAMILIES = ("sd15", "sdxl")  # those that LCM, Turbo and Lightning are made of
 MOST_DISTILLED_STEPS = 10
 LARGEST_DISTILLED_CFG = 1.5
 
@@ -71,7 +72,7 @@ def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: S
         reason = f"auto: {name} is of no known family, so beta 0.75, s 0.2 and cut-off 0.75 only"
         return Choice(UNKNOWN, reason, (f"{reason}.",))
     settings, reason = PRESETS[family], f"auto: {name} is of the {family} family"
-    if family in TRAINED_SIDES and is_distilled(model, sampler_name, cfg, steps):
+    if family in DISTILLED_FAMILIES and is_distilled(model, sampler_name, cfg, steps):
         settings, reason = distilled_settings(settings), f"{reason} and distilled"
     beta = smallest_beta(family, size)
     if settings.mixed_resolution is None or settings.mixed_resolution.low_res_scale >= beta:
@@ -93,7 +94,7 @@ def _other_steps(preset: str, steps: int) -> tuple[str, ...]:
 
 def _without_refused(choice: Choice, model: Any) -> Choice:
     """A choice without the techniques that cannot act on this MODEL: nobody has asked for them by name."""
-    refused = [name for name, technique in choice.settings.asked.items() if REFUSALS[type(technique)](model)]
+    refused = [name for name in choice.settings.asked if KINDS[name].refusal(model)]
     if not refused:
         return choice
     left_out = f"left out, as they cannot act on it: {', '.join(refused)}"

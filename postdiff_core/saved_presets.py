@@ -59,18 +59,12 @@ def fingerprint(name: str) -> str:
 
 def is_complete(name: str) -> bool:
     """Whether the calibration that saved this preset was finished."""
-    try:
-        return bool(json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))["about"]["complete"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return bool(_about(name, "complete"))
 
 
 def steps_of(name: str) -> int | None:
     """The number of steps that a calibration chose with this preset's settings; None if the file does not say."""
-    try:
-        return json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))["about"]["chosen"]["steps"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return _about(name, "chosen", "steps")
 
 
 def load(name: str) -> Settings:
@@ -81,6 +75,17 @@ def load(name: str) -> Settings:
             "choose another preset (R in the canvas brings the list up to date)."
         )
     return _settings(folder() / f"{name}.json")
+
+
+def _about(name: str, *path: str) -> Any:
+    """What a preset's file says of how it was found; None if it does not."""
+    try:
+        found = json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))["about"]
+        for key in path:
+            found = found[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found
 
 
 def _settings(file: Path) -> Settings:

@@ -110,6 +110,11 @@ TECHNIQUES: dict[str, Any] = {  # by their field in Settings
 }
 
 
+def field_of(technique: Technique) -> str:
+    """The field of Settings that a technique belongs in."""
+    return next(name for name, kind in TECHNIQUES.items() if kind is type(technique))
+
+
 @dataclass(frozen=True)
 class Settings:
     """The techniques asked for; None means that the technique is absent."""
@@ -217,7 +222,8 @@ def plan(
     would have the full size.
     """
     if total < FEWEST_STEPS:
-        return _stock_plan(settings, total)
+        note = f"The run has fewer than {FEWEST_STEPS} steps ({total}): it runs without PostDiff."
+        return stock_plan(total, () if settings == Settings() else (note,))
     switch, notes = 0, ()
     if can_lower_resolution:
         switch, notes = _low_res_steps(settings.mixed_resolution, total, reached)
@@ -236,6 +242,11 @@ def plan(
         for i in range(total)
     )
     return Plan(steps, notes)
+
+
+def stock_plan(total: int, notes: tuple[str, ...] = ()) -> Plan:
+    """A run of `total` steps that all compute everything, at full size and with guidance."""
+    return Plan(tuple(Step(i, low_res=False, deep="off", cross_attn="off", guided=True) for i in range(total)), notes)
 
 
 def step_at_sigma(sigmas: Sequence[float], threshold: float) -> int:
@@ -305,13 +316,6 @@ def _deep_cache_states(
         phase_start = max(start, stage_start)
         states[i] = "refresh" if (i - phase_start) % cache.interval == 0 else "reuse"
     return states
-
-
-def _stock_plan(settings: Settings, total: int) -> Plan:
-    steps = tuple(Step(i, low_res=False, deep="off", cross_attn="off", guided=True) for i in range(total))
-    if settings == Settings():
-        return Plan(steps)
-    return Plan(steps, (f"The run has fewer than {FEWEST_STEPS} steps ({total}): it runs without PostDiff.",))
 
 
 def _require_between(value: float, low: float, high: float, name: str) -> None:

@@ -4,7 +4,7 @@
  */
 
 import { plan, stepAtUniformTimesteps } from "./plan.js";
-import { PRESETS, UNKNOWN_FAMILY } from "./presets.js";
+import { PRESETS, UNKNOWN } from "./presets.js";
 
 const TECHNIQUE = {
   MixedResolutionKSampler: "mixed_resolution",
@@ -22,11 +22,11 @@ const SETTINGS = {
 const RUN = ["steps", "denoise", "start_at_step", "end_at_step", "preset", "cfg", "sampler_name"];
 
 const STEPS_WITHOUT_SAMPLER = 20;
-const MOST_STEPS_OF_A_DISTILLED_RUN = 10;
-const MOST_CFG_OF_A_DISTILLED_RUN = 1.5;
+const MOST_DISTILLED_STEPS = 10;
+const LARGEST_DISTILLED_CFG = 1.5;
 
 /** The nodes that show a timeline, and the techniques each one shows. */
-export const LANES = {
+export const TECHNIQUES_OF = {
   MixedResolutionKSampler: Object.keys(SETTINGS),
   PostDiffKSampler: Object.keys(SETTINGS),
   MixedResolutionPatch: ["mixed_resolution"],
@@ -56,14 +56,14 @@ export function estimates(graph) {
   for (const sampler of graph.values()) {
     if (!isSampler(sampler)) continue;
     const path = upstream(graph, sampler);
-    const shown = [sampler, ...path].filter((each) => each.type in LANES && !found.has(each.id));
+    const shown = [sampler, ...path].filter((each) => each.type in TECHNIQUES_OF && !found.has(each.id));
     if (shown.length === 0) continue;
     const estimate = attempt(() => planOfRun(graph, sampler, path));
-    const nodes = [sampler, ...path].filter((each) => each === sampler || each.type in LANES).map(({ node }) => node);
+    const nodes = [sampler, ...path].filter((each) => each === sampler || each.type in TECHNIQUES_OF).map(({ node }) => node);
     for (const each of shown) found.set(each.id, { ...estimate, node: each.node, sampler, nodes });
   }
   for (const patch of graph.values()) {
-    if (!(patch.type in LANES) || found.has(patch.id)) continue;
+    if (!(patch.type in TECHNIQUES_OF) || found.has(patch.id)) continue;
     const run = { total: STEPS_WITHOUT_SAMPLER, reached: (p) => stepAtUniformTimesteps(STEPS_WITHOUT_SAMPLER, p) };
     const estimate = attempt(() => lay(techniques(graph, patch, {}, run), run));
     found.set(patch.id, { ...estimate, node: patch.node, sampler: null, nodes: [patch.node] });
@@ -111,12 +111,12 @@ function preset(graph, entry, { total }, root) {
     if (Object.hasOwn(PRESETS, name)) return PRESETS[name];
     throw new SetAtRunTime("The preset “{name}” is shown when the run starts.", { name });
   }
-  if (root?.type === "PostDiffEmbeddedModel" && PRESETS.embedded) return PRESETS.embedded;
+  if (root?.type === "PostDiffEmbeddedModel") return PRESETS.embedded;
   const fewSteps =
-    valueOf(graph, entry, "cfg") <= MOST_CFG_OF_A_DISTILLED_RUN && total <= MOST_STEPS_OF_A_DISTILLED_RUN;
+    valueOf(graph, entry, "cfg") <= LARGEST_DISTILLED_CFG && total <= MOST_DISTILLED_STEPS;
   const distilled = fewSteps || valueOf(graph, entry, "sampler_name") === "lcm";
   const assumption = "auto: drawn for an unknown model; the run recognises yours.";
-  return distilled ? { ...PRESETS.lcm, assumption } : { ...UNKNOWN_FAMILY, assumption };
+  return distilled ? { ...PRESETS.lcm, assumption } : { ...UNKNOWN, assumption };
 }
 
 /** How many steps a sampler runs, and where a fraction of the whole schedule falls in them. */
@@ -146,7 +146,7 @@ const hasInput = (entry, name) => name in entry.values || name in entry.links;
 /** Ours count before a model is connected. */
 const isSampler = (entry) =>
   entry.outputs.includes("LATENT") &&
-  (entry.type in LANES || (modelLink(entry) && (hasInput(entry, "steps") || "sigmas" in entry.links)));
+  (entry.type in TECHNIQUES_OF || (modelLink(entry) && (hasInput(entry, "steps") || "sigmas" in entry.links)));
 
 const modelLink = (entry) => Object.values(entry.links).find(({ type }) => type === "MODEL" || type === "GUIDER");
 

@@ -14,4 +14,4 @@ export const PRESETS = {
 };
 
 /** What `auto` chooses for a model it does not know. */
-export const UNKNOWN_FAMILY = { ...mixed(0.75, 0.2), cfg_cutoff: { start_percent: 0.75 } };
+export const UNKNOWN = { ...mixed(0.75, 0.2), cfg_cutoff: { start_percent: 0.75 } };

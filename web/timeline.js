@@ -3,7 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "./drawing.js";
-import { LANES, WIDGETS, estimates } from "./estimate.js";
+import { TECHNIQUES_OF, WIDGETS, estimates } from "./estimate.js";
 import { allNodes, isBypassed, isMuted, readGraph } from "./graph.js";
 import { STYLE } from "./style.js";
 import { wordsOf } from "./words.js";
@@ -30,7 +30,7 @@ const originOfRequest = new Map();
 class Timeline {
   constructor(node) {
     this.node = node;
-    this.techniques = LANES[node.comfyClass];
+    this.techniques = TECHNIQUES_OF[node.comfyClass];
     const lines = this.techniques.length > 1 ? 3 : 2; // the status and the legend
     this.smallest = pictureHeight(this.techniques) + 5 + lines * LINE + PADDING;
     this.height = this.smallest;
@@ -252,7 +252,7 @@ function onEnd({ detail: { prompt_id: prompt } }) {
 app.registerExtension({
   name: "postdiff.timeline",
   nodeCreated(node) {
-    if (LANES[node.comfyClass]) timelines.set(node, new Timeline(node));
+    if (TECHNIQUES_OF[node.comfyClass]) timelines.set(node, new Timeline(node));
   },
   async setup() {
     api.addEventListener("promptQueueing", onQueueing);

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..report_picture import COMPUTED, CROSS_ATTENTION, INK, REUSED
 from .calibration import Result, Row
 
-# The blue and orange of report_picture.py: they stay apart under every common colour blindness.
-PAPER, INK, MUTED, GRID = "#ffffff", "#222222", "#7a7a7a", "#ebebeb"
-TRIED, MEASURED, CHOSEN = "#bcd4e9", "#1f6fb5", "#b85c00"
+PAPER, MUTED, GRID = "#ffffff", "#7a7a7a", "#ebebeb"
+TRIED, MEASURED, CHOSEN = REUSED, COMPUTED, CROSS_ATTENTION  # pale blue, blue, orange
 
 OVERSAMPLING = 2  # drawn larger and reduced: smooth edges
 WIDTH, MARGIN, GAP = 1200, 40, 16

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import patch
-from ..schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings, Technique
+from ..schedule import TECHNIQUES, CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings, Technique
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,5 @@ def abilities(model: Any, cfg: float) -> tuple[str, ...]:
             return False
         return True
 
-    techniques: list[Technique] = [MixedResolution(), DeepCache(), CrossAttnCache()]
-    techniques += [CFGCutoff()] if cfg != 1.0 else []  # at 1, no negative prompt is evaluated anyway
-    return tuple(patch.FIELDS[type(technique)] for technique in techniques if can_act(technique))
+    able = [name for name, technique in TECHNIQUES.items() if can_act(technique())]
+    return tuple(name for name in able if name != "cfg_cutoff" or cfg != 1.0)  # at 1, no negative prompt runs anyway

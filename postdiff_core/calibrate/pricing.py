@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import comfy.samplers
 
 from .. import mixed_resolution
-from ..architecture import Size, diffusion_model_of, sigma_at
+from ..architecture import Size, diffusion_model_of
 from ..cost import UncountableModel, plan_work, planned_rows
-from ..schedule import Plan, plan, step_at_sigma
+from ..layout import lay_out
+from ..schedule import Plan
 from .grid import Candidate
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pricing:
     """Plans and costs of a MODEL's runs at one latent size (height, width), for prompts of `tokens` tokens.
 
@@ -58,18 +58,8 @@ class Pricing:
 
     def plan(self, candidate: Candidate) -> tuple[Plan, Size | None]:
         """What each step of the run does, and the latent size of its low-resolution steps."""
-        sigmas, low = self._sigmas(candidate.steps), self._low_size(candidate)
-        laid_out = plan(
-            candidate.settings,
-            len(sigmas) - 1,
-            lambda fraction: step_at_sigma(sigmas, sigma_at(self._sampling, fraction)),
-            can_lower_resolution=low is not None,
-        )
-        return laid_out, low if laid_out.low_res_steps else None
-
-    @cached_property
-    def _sampling(self) -> Any:
-        return self.model.get_model_object("model_sampling")
+        sigmas, model_sampling = self._sigmas(candidate.steps), self.model.get_model_object("model_sampling")
+        return lay_out(candidate.settings, sigmas, model_sampling, self.size, self._low_size(candidate))
 
     def _sigmas(self, steps: int) -> list[float]:
         device = self.model.load_device
@@ -80,7 +70,7 @@ class Pricing:
         if mixed is None:
             return None
         low, _ = mixed_resolution.low_resolution(mixed, self.size, diffusion_model_of(self.model))
-        return None if low == self.size else low
+        return low
 
     def _pixels(self, low_res: bool, low: Size | None) -> float:
         return low[0] * low[1] / (self.size[0] * self.size[1]) if low_res and low else 1.0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import comfy.utils
 import numpy
+import torch
 from PIL import Image
 
 from .calibration import Calibration
@@ -28,11 +29,9 @@ class Progress:
         self._bar = comfy.utils.ProgressBar(TICKS)
         self._shown = 0.0
         self._logged = time.monotonic()
-        self._done = 0.0
 
     def __call__(self, calibration: Calibration) -> None:
         done, planned = calibration.search.measurements
-        self._done = done / planned
         calibration.runs.on_step = lambda fraction: self._bar.update_absolute(
             round(TICKS * (done + fraction) / planned)
         )
@@ -41,7 +40,7 @@ class Progress:
             self._shown = now
             line = summary(calibration)
             self._say(line)
-            self._bar.update_absolute(round(TICKS * self._done), preview=_preview(calibration))
+            self._bar.update_absolute(round(TICKS * done / planned), preview=_preview(calibration))
             if now - self._logged >= LOG_SECONDS:
                 self._logged = now
                 log.info("Calibration: %s", line)
@@ -78,6 +77,6 @@ def _preview(calibration: Calibration) -> tuple[str, Image.Image, int] | None:
     return None if image is None else ("JPEG", as_pil(image), PREVIEW_SIDE)
 
 
-def as_pil(image) -> Image.Image:
+def as_pil(image: torch.Tensor) -> Image.Image:
     """(height, width, 3) in 0..1 as an RGB picture."""
     return Image.fromarray(numpy.rint(image.clamp(0, 1).numpy() * 255).astype(numpy.uint8))

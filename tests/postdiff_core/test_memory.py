@@ -7,7 +7,7 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import full_size_models
 import tiny_models
-from postdiff.postdiff_core import cross_attn_cache, patch
+from postdiff.postdiff_core import cross_attn_sites, patch
 from postdiff.postdiff_core.memory import cached_values
 from postdiff.postdiff_core.presets import PRESETS
 from postdiff.postdiff_core.schedule import (
@@ -132,8 +132,8 @@ def model_from(node, model, given):
 
 def test_planning_looks_through_the_network_once_a_size(monkeypatch):
     looked = []
-    find_sites = cross_attn_cache.find_sites
-    monkeypatch.setattr(cross_attn_cache, "find_sites", lambda network: looked.append(1) or find_sites(network))
+    find_sites = cross_attn_sites.find_sites
+    monkeypatch.setattr(cross_attn_sites, "find_sites", lambda network: looked.append(1) or find_sites(network))
     model = tiny_models.sd15()
     cached_values(model.model.diffusion_model, layout(PRESETS["sd15"], 20), PRESETS["sd15"], (16, 16), (8, 8))
     assert 1 <= len(looked) <= 2

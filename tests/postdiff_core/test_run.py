@@ -10,6 +10,7 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_custom_sampler import SamplerCustom
 
 import pack_nodes
 import tiny_models
@@ -461,6 +462,27 @@ def test_a_run_that_guidance_leaves_for_most_of_it_says_so(denoise, cfg, is_said
     tiny_models.stock_sample(model, steps=8, denoise=denoise, cfg=cfg)
     said = patch.carried_by(model).last_report["notes"]
     assert [" steps run without guidance: it stops at 0.75" in note for note in said] == [True] * is_said
+
+
+def test_a_run_without_steps_says_nothing_of_guidance():
+    """As the rest of SplitSigmas, split at the last step."""
+    model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.75))
+    given = tiny_models.sampler_inputs(model)
+    parts = {name: given[name] for name in ("model", "cfg", "positive", "negative", "latent_image")}
+    sampler, sigmas = comfy.samplers.sampler_object("euler"), torch.tensor([0.0])
+    SamplerCustom.execute(**parts, add_noise=False, noise_seed=7, sampler=sampler, sigmas=sigmas)
+    assert not [note for note in patch.carried_by(model).last_report["notes"] if "guidance" in note]
+
+
+def test_a_low_resolution_size_is_noted_only_if_steps_run_at_it():
+    """In img2img with little denoising there are none; PixArt takes no mean side under 33."""
+    model = patch.add(tiny_models.pixart_alpha(), schedule.MixedResolution(0.5, 0.5))
+    notes = []
+    for denoise in (1.0, 0.3):
+        tiny_models.stock_sample(model, denoise=denoise, latent_image=tiny_models.latent(model, 40, 40))
+        notes.append(" ".join(patch.carried_by(model).last_report["notes"]))
+    assert "stage runs at 34x34" in notes[0] and "does nothing here" not in notes[0]
+    assert "stage runs at" not in notes[1] and "does nothing here" in notes[1]
 
 
 def test_a_run_that_saves_nothing_has_no_speed_up():

@@ -9,7 +9,8 @@ import pytest
 
 import evaluate
 import pack
-from evaluation import networks, prompts, settings, summary
+import tiny_models
+from evaluation import drawing, networks, prompts, settings, summary
 from evaluation.prompts import Prompt
 from evaluation.store import Shard, Store, StoreError
 from postdiff.postdiff_core import presets
@@ -240,6 +241,12 @@ def test_the_papers_figures_stand_below_in_the_same_layout(tmp_path):
     text = summary.table(models, empty)
     assert "| SD V1.5 | 20 | \N{CHECK MARK} | \N{CHECK MARK} | 16.65 | 30.25 | 11.129 | 1.139 |" in text
     assert "| LCM | 8 |  |  | 22.96 | 28.72 | 6.084 | 0.825 |" in text
+
+
+def test_pictures_of_a_model_that_cannot_be_counted_do_not_repeat_what_was_noted():
+    patched = drawing._Patched(tiny_models.auraflow(), settings.Setting("stock", 4))
+    assert [patched.work((32, 32), 7, 3.0) for _ in range(3)] == [(None, None)] * 3
+    assert len(patched.notes) == 1
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):

@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { drawTimeline, inWords, legend, pictureHeight, resultLine } from "../../web/drawing.js";
-import { LANES } from "../../web/estimate.js";
+import { TECHNIQUES_OF } from "../../web/estimate.js";
 import { plan, stepAtUniformTimesteps } from "../../web/plan.js";
 import { wordsOf } from "../../web/words.js";
 
 const say = wordsOf("en");
-const ALL = LANES.PostDiffKSampler;
+const ALL = TECHNIQUES_OF.PostDiffKSampler;
 const settings = {
   mixed_resolution: { low_res_scale: 0.5, low_res_until: 0.5 },
   deep_cache: { interval: 2, start_percent: 0, end_percent: 1 },

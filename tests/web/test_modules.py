@@ -36,7 +36,7 @@ def test_a_browser_keeps_none_of_the_modules_when_the_pack_is_updated(server: Se
 
 def test_the_presets_of_the_canvas_are_those_of_python() -> None:
     module = (WEB / "presets.js").as_uri()
-    script = f"import({json.dumps(module)}).then((m) => console.log(JSON.stringify([m.PRESETS, m.UNKNOWN_FAMILY])))"
+    script = f"import({json.dumps(module)}).then((m) => console.log(JSON.stringify([m.PRESETS, m.UNKNOWN])))"
     run = subprocess.run([NODE, "-e", script], capture_output=True, text=True, check=True, timeout=60)
     on_canvas, unknown = json.loads(run.stdout)
     assert on_canvas == {**{name: shown(settings) for name, settings in presets.PRESETS.items()}, "off": {}}

@@ -95,7 +95,7 @@ class _Patched:
         self._settings = schedule.Settings(**techniques)
         self.model = patch.fill(model, self._settings, self) if techniques else model
         self.notes: Sequence[str] = ()
-        self._plan = schedule.plan(schedule.Settings(), setting.steps, lambda _: setting.steps)
+        self._plan = schedule.stock_plan(setting.steps)
         self._low_size: tuple[int, int] | None = None
 
     def on_plan(self, plan: Any, notes: Sequence[str]) -> None:
@@ -125,7 +125,7 @@ class _Patched:
                 depth=deep_cache.depth if deep_cache else None,
             ).total
         except cost.UncountableModel as error:
-            self.notes = [*self.notes, str(error)]
+            self.notes = list(dict.fromkeys([*self.notes, str(error)]))  # no report begins a stock setting's anew
             return None, None
         return work.total, work.linear
 
