@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
+from ..postdiff_core.presets import Choice
 from ..postdiff_core.schedule import Plan
 
 
@@ -18,6 +20,11 @@ class CanvasEvents:
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
+
+    def show_choice(self, preset: str, choice: Choice) -> None:
+        """What a preset gave, for estimates of later runs."""
+        settings = {name: dataclasses.asdict(technique) for name, technique in choice.settings.asked.items()}
+        self._send("postdiff.preset", preset=preset, settings=settings, recognised=choice.recognised)
 
     def on_plan(self, plan: Plan, notes: Sequence[str]) -> None:
         steps = [step.document() for step in plan.steps]

@@ -61,8 +61,11 @@ class PostDiffKSampler(io.ComfyNode):
         height, width = ksampler["latent_image"]["samples"].shape[-2:]
         choice = presets.choose(preset, model, **inputs, size=(height, width))
         log.info("PostDiff preset %s.", choice.reason)
+        canvas = observer_for(unique_id(cls))
+        if canvas is not None:
+            canvas.show_choice(preset, choice)
         try:
-            patched = patch.fill(model, choice.settings, observer_for(unique_id(cls)), choice.notes)
+            patched = patch.fill(model, choice.settings, canvas, choice.notes)
         except ValueError as error:
             raise ValueError(f"The preset {preset!r} does not suit this model; auto does. {error}") from error
         return sample(patched, ksampler)

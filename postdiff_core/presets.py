@@ -44,11 +44,15 @@ LARGEST_DISTILLED_CFG = 1.5
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings a preset gave, why, in words for the log, and what the run's report has to say about it."""
+    """The settings a preset gave, why, in words for the log, and what the run's report has to say about it.
+
+    `recognised` is what `auto` took the model for, in a word or two for the canvas; empty where nothing was guessed.
+    """
 
     settings: Settings
     reason: str
     notes: tuple[str, ...] = ()
+    recognised: str = ""
 
 
 def choose(preset: str, model: Any, *, sampler_name: str, cfg: float, steps: int, size: Size) -> Choice:
@@ -70,19 +74,19 @@ def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: S
     family, name = family_of(model), type(model.model).__name__
     if family == "unknown":
         reason = f"auto: {name} is of no known family, so beta 0.75, s 0.2 and cut-off 0.75 only"
-        return Choice(UNKNOWN, reason, (f"{reason}.",))
-    settings, reason = PRESETS[family], f"auto: {name} is of the {family} family"
+        return Choice(UNKNOWN, reason, (f"{reason}.",), "unknown family")
+    settings, reason, recognised = PRESETS[family], f"auto: {name} is of the {family} family", str(family)
     if family in DISTILLED_FAMILIES and is_distilled(model, sampler_name, cfg, steps):
-        settings, reason = distilled_settings(settings), f"{reason} and distilled"
+        settings, reason, recognised = distilled_settings(settings), f"{reason} and distilled", f"{family}, distilled"
     beta = smallest_beta(family, size)
     if settings.mixed_resolution is None or settings.mixed_resolution.low_res_scale >= beta:
-        return Choice(settings, reason)
+        return Choice(settings, reason, recognised=recognised)
     mixed = replace(settings.mixed_resolution, low_res_scale=beta)
     smaller = "would begin below three quarters of the side that the model was trained at"
     asked = settings.mixed_resolution.low_res_scale
     raised = f"low_res_scale is {beta:g}, as {asked:g} {smaller}"
     note = f"auto: {raised if beta < 1 else f'no step runs at low resolution, as it {smaller}'}."
-    return Choice(replace(settings, mixed_resolution=mixed), f"{reason}; beta {beta:g}", (note,))
+    return Choice(replace(settings, mixed_resolution=mixed), f"{reason}; beta {beta:g}", (note,), recognised)
 
 
 def _other_steps(preset: str, steps: int) -> tuple[str, ...]:
@@ -97,9 +101,10 @@ def _without_refused(choice: Choice, model: Any) -> Choice:
     refused = [name for name in choice.settings.asked if KINDS[name].refusal(model)]
     if not refused:
         return choice
-    left_out = f"left out, as they cannot act on it: {', '.join(refused)}"
+    left_out = f"left out, as they cannot act on it: {', '.join(KINDS[name].title for name in refused)}"
     settings = replace(choice.settings, **dict.fromkeys(refused))
-    return Choice(settings, f"{choice.reason}; {left_out}", (*choice.notes, f"auto: {left_out}."))
+    notes = (*choice.notes, f"auto: {left_out}.")
+    return replace(choice, settings=settings, reason=f"{choice.reason}; {left_out}", notes=notes)
 
 
 def smallest_beta(family: Family, size: Size) -> float:

@@ -1,4 +1,4 @@
-"""A run's report as a picture: one bar a step, as tall as the seconds it took."""
+"""A run's report as a picture: one bar a step, as tall as the seconds it took, narrow at low resolution."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .architecture import size_ratio
 from .report import summary
 
 # The colours of web/style.js, on white: blue and orange stay apart under every common colour blindness.
@@ -41,7 +42,8 @@ def draw(report: dict[str, Any]) -> Image.Image:
     slowest = max(seconds, default=0.0) or 1.0
     for index, (step, spent) in enumerate(zip(report["plan"], seconds, strict=True)):
         left, right = _columns(index, len(seconds))
-        _bar(pen, step, left, right, top, spent / slowest)
+        inset = (1 - _side(step, report)) * (right - left) / 2
+        _bar(pen, step, left + inset, right - inset, top, spent / slowest)
         _lanes(pen, step, left, right, top + BARS + GAP)
         if len(seconds) <= 30:
             middle = (left + right) / 2
@@ -67,6 +69,13 @@ def _headline(report: dict[str, Any]) -> list[str]:
     done, taken = summary(report)
     notes, left_out = report["notes"][:MOST_NOTES], len(report["notes"][MOST_NOTES:])
     return [taken, done, *notes, *([f"{left_out} more notes are in the report."] if left_out else [])]
+
+
+def _side(step: dict[str, str], report: dict[str, Any]) -> float:
+    """The side of the step's latent as a share of the full one."""
+    if step["stage"] != "low" or not report["low_size"]:
+        return 1.0
+    return 1 / size_ratio(report["size"], report["low_size"])
 
 
 def _columns(index: int, total: int) -> tuple[float, float]:
@@ -99,3 +108,4 @@ def _legend(pen: ImageDraw.ImageDraw, y: float) -> None:
         pen.rectangle((x, y, x + 12, y + 12), fill=colour)
         pen.text((x + 18, y - 1), words, INK, _small())
         x += 18 + pen.textlength(words, _small()) + 18
+    pen.text((x, y - 1), "narrow bar: low resolution", INK, _small())

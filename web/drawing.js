@@ -150,10 +150,11 @@ function rangesOf(steps, holds, say) {
 /** What a run took, in one line; the speed-up is against the run's own full-cost steps, absent if it had none. */
 export function resultLine({ totals }, say) {
   const { seconds, speedup, work_saved: saved } = totals;
+  const percent = Math.round(100 * (saved ?? 0));
   const parts = [
     say("{seconds} s", { seconds: seconds.toFixed(seconds < 10 ? 2 : 1) }),
     speedup == null ? null : say("{factor}× speed-up", { factor: speedup.toFixed(2) }),
-    saved == null ? null : say("−{percent} % work", { percent: Math.round(100 * saved) }),
+    percent > 0 ? say("−{percent} % work", { percent }) : null,
   ];
   return parts.filter(Boolean).join(" · ");
 }

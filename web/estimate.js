@@ -38,6 +38,8 @@ export const TECHNIQUES_OF = {
 /** The widgets an estimate depends on. */
 export const WIDGETS = new Set([...RUN, ...Object.values(SETTINGS).flat(), "value"]);
 
+const NOTHING = new Map();
+
 /** A value that only the run knows; `text` and `values` as words.js takes them. */
 class SetAtRunTime extends Error {
   constructor(text, values) {
@@ -47,19 +49,25 @@ class SetAtRunTime extends Error {
 }
 
 /**
- * Map: execution id of each PostDiff node -> {steps, notes, scale, node, sampler, nodes, problem}.
+ * Map: execution id of each PostDiff node -> {steps, notes, scale, node, sampler, nodes, problem, ...}.
  * `sampler` is the node whose steps are shown, null if the links lead to none; `nodes` are it and every PostDiff node of
  * its run; `problem` says why there are no steps, as [text, values] for words.js.
+ *
+ * `chosen`: execution id of a sampler -> {preset, settings, recognised, model}: what its preset gave in an earlier run.
+ * With it, `recognised` is what auto took the model for, and `unlearned` what would be estimated without it. `model` is
+ * what auto looks at, as far as the page can tell.
  */
-export function estimates(graph) {
+export function estimates(graph, chosen = NOTHING) {
   const found = new Map();
   for (const sampler of graph.values()) {
     if (!isSampler(sampler)) continue;
     const path = upstream(graph, sampler);
     const shown = [sampler, ...path].filter((each) => each.type in TECHNIQUES_OF && !found.has(each.id));
     if (shown.length === 0) continue;
-    const estimate = attempt(() => planOfRun(graph, sampler, path));
-    const nodes = [sampler, ...path].filter((each) => each === sampler || each.type in TECHNIQUES_OF).map(({ node }) => node);
+    const estimate = attempt(() => planOfRun(graph, sampler, path, chosen));
+    if (chosen.has(sampler.id)) estimate.unlearned = attempt(() => planOfRun(graph, sampler, path, NOTHING));
+    const running = [sampler, ...path].filter((each) => each === sampler || each.type in TECHNIQUES_OF);
+    const nodes = running.map(({ node }) => node);
     for (const each of shown) found.set(each.id, { ...estimate, node: each.node, sampler, nodes });
   }
   for (const patch of graph.values()) {
@@ -80,43 +88,53 @@ function attempt(work) {
   }
 }
 
-function planOfRun(graph, sampler, path) {
-  const run = runOf(graph, sampler);
+function planOfRun(graph, sampler, path, chosen) {
+  const run = { ...runOf(graph, sampler), root: path.at(-1), chosen };
   let settings = {};
-  for (const each of [...path].reverse()) settings = techniques(graph, each, settings, run, path.at(-1));
-  return lay(techniques(graph, sampler, settings, run, path.at(-1)), run);
+  for (const each of [...path].reverse()) settings = techniques(graph, each, settings, run);
+  return lay(techniques(graph, sampler, settings, run), run);
 }
 
-function lay({ assumption, ...settings }, { total, reached }) {
+function lay({ assumption, recognised, model, ...settings }, { total, reached }) {
   const { steps, notes } = plan(settings, total, reached);
   return {
     steps,
     notes: assumption ? [assumption, ...notes] : notes,
     scale: settings.mixed_resolution?.low_res_scale ?? 1,
+    recognised,
+    model,
   };
 }
 
 /** `settings` with what a node adds. The same patch twice: the later holds. A preset gives way to patches before it. */
-function techniques(graph, entry, settings, run, root) {
-  if (entry.type === "PostDiffKSampler") return { ...preset(graph, entry, run, root), ...settings };
+function techniques(graph, entry, settings, run) {
+  if (entry.type === "PostDiffKSampler") return { ...preset(graph, entry, run), ...settings };
   const technique = TECHNIQUE[entry.type];
   if (!technique) return settings;
   const own = Object.fromEntries(SETTINGS[technique].map((name) => [name, valueOf(graph, entry, name)]));
   return { ...settings, [technique]: own };
 }
 
-function preset(graph, entry, { total }, root) {
+function preset(graph, entry, { total, root, chosen }) {
   const name = valueOf(graph, entry, "preset");
+  const learned = chosen.get(entry.id);
   if (name !== "auto") {
     if (Object.hasOwn(PRESETS, name)) return PRESETS[name];
+    if (learned?.preset === name) return learned.settings;
+    const offered = entry.node.widgets?.find((widget) => widget.name === "preset")?.options?.values;
+    if (Array.isArray(offered) && !offered.includes(name))
+      throw new SetAtRunTime("The preset “{name}” is not on this machine: choose another, or auto.", { name });
     throw new SetAtRunTime("The preset “{name}” is shown when the run starts.", { name });
   }
   if (root?.type === "PostDiffEmbeddedModel") return PRESETS.embedded;
   const fewSteps =
     valueOf(graph, entry, "cfg") <= LARGEST_DISTILLED_CFG && total <= MOST_DISTILLED_STEPS;
   const distilled = fewSteps || valueOf(graph, entry, "sampler_name") === "lcm";
+  const model = JSON.stringify([root?.type, root?.node.widgets?.map(({ value }) => value), distilled]);
+  if (learned?.preset === "auto" && learned.model === model)
+    return { ...learned.settings, recognised: learned.recognised, model };
   const assumption = "auto: drawn for an unknown model; the run recognises yours.";
-  return distilled ? { ...PRESETS.lcm, assumption } : { ...UNKNOWN, assumption };
+  return distilled ? { ...PRESETS.lcm, assumption, model } : { ...UNKNOWN, assumption, model };
 }
 
 /** How many steps a sampler runs, and where a fraction of the whole schedule falls in them. */

@@ -20,6 +20,8 @@ const timelines = new WeakMap();
  * Outlives undo, redo, other tabs.
  */
 const runs = new WeakMap();
+/** Workflow -> execution id of a sampler -> what its preset gave last (see `estimates`). */
+const choices = new WeakMap();
 /** Prompt -> where it was queued from (see `queuedNow`), until it ends. */
 const originOfPrompt = new Map();
 /** Where a prompt that is being handed to the server comes from; its run may begin before its number is known. */
@@ -88,7 +90,8 @@ class Timeline {
     const settings = settingsOf(estimate);
     if (run) run.settings ??= settings;
     const isOutdated = run && run.settings !== settings && run.step === null;
-    const view = run && !isOutdated ? viewOfRun(run, say) : viewOfEstimate(estimate, say);
+    const isSampler = estimate.sampler?.node === estimate.node;
+    const view = run && !isOutdated ? viewOfRun(run, isSampler, say) : viewOfEstimate(estimate, say);
     const drawn = JSON.stringify([language, view]);
     if (drawn !== this.drawn) this.draw(view, say);
     this.drawn = drawn;
@@ -115,7 +118,9 @@ class Timeline {
     const height = needed ? Math.max(this.smallest, needed + PADDING) : this.height;
     if (height === this.height) return;
     this.height = height;
-    this.node.setDirtyCanvas(true, true);
+    const redraw = () => this.node.setDirtyCanvas(true, true);
+    redraw();
+    requestAnimationFrame(() => requestAnimationFrame(redraw)); // the frame that grows the node has drawn its body
   }
 
   /** Nodes 2.0 keeps showing the element of a node that undo has replaced: put the living one in its place. */
@@ -126,27 +131,33 @@ class Timeline {
   }
 }
 
-/** What a run must have begun with to be shown: the plan, and the values of all nodes that make it. */
-function settingsOf({ steps, scale, nodes = [] }) {
+/** What a run must have begun with to be shown: the plan, the model that auto saw, the values of all nodes that make it. */
+function settingsOf({ nodes = [], unlearned, ...learned }) {
+  const { steps, scale, model } = unlearned ?? learned; // what the run itself teaches must not outdate it
   const changing = ["seed", "noise_seed", "control_after_generate"];
   const widgets = nodes.flatMap((node) => node.widgets ?? []).filter(({ name }) => !changing.includes(name));
-  return JSON.stringify([steps, scale, widgets.map(({ value }) => value)]);
+  return JSON.stringify([steps, scale, model, widgets.map(({ value }) => value)]);
 }
 
-function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler, badge }, say) {
+function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler, badge, recognised }, say) {
   const total = steps.length;
   const whole = () => {
     if (sampler?.node === node) return say("{total} steps", { total });
     if (sampler) return say("{total} steps of {title}", { total, title: sampler.title });
     return say("{total} steps, no sampler yet", { total });
   };
-  const text = problem ? say(...problem) : whole();
+  const text = problem ? say(...problem) : withModel(whole(), recognised);
   return { state: "estimate", badge: badge ?? say("estimate"), text, steps, scale, notes, step: null };
 }
 
-function viewOfRun({ steps, scale, notes, step, report }, say) {
+/** What `auto` took the model for. */
+const withModel = (text, recognised) => (recognised ? `${text} · auto: ${recognised}` : text);
+
+function viewOfRun({ steps, scale, notes, step, report, recognised }, isSampler, say) {
   const view = { steps, scale, notes: report?.notes ?? notes, step };
-  if (report) return { ...view, state: "measured", badge: "", text: resultLine(report, say) };
+  const result = () => withModel(resultLine(report, say), recognised);
+  // A patch's own share is not known.
+  if (report) return { ...view, state: "measured", badge: isSampler ? "" : say("whole run"), text: result() };
   const total = steps.length;
   if (step === null) return { ...view, state: "running", badge: say("starting"), text: say("{total} steps", { total }) };
   return { ...view, state: "running", badge: say("step {n}", { n: step + 1 }), text: say("of {total}", { total }) };
@@ -163,7 +174,7 @@ function refresh() {
   if (shown.length === 0) return;
   const known = runsOf(activeWorkflow());
   const found = new Map();
-  for (const [id, estimate] of estimates(readGraph(app.rootGraph, WIDGETS))) {
+  for (const [id, estimate] of estimatesNow()) {
     // A subgraph used twice holds one node with two ids.
     const run = latest(runWith(estimate.sampler, known.get(id)), found.get(estimate.node)?.run);
     found.set(estimate.node, { ...estimate, run });
@@ -191,20 +202,28 @@ function inactive(node) {
 
 const activeWorkflow = () => app.extensionManager.workflow?.activeWorkflow ?? app;
 
-function runsOf(workflow) {
-  if (!runs.has(workflow)) runs.set(workflow, new Map());
-  return runs.get(workflow);
+const runsOf = (workflow) => mapOf(runs, workflow);
+const choicesOf = (workflow) => mapOf(choices, workflow);
+
+function mapOf(ofWorkflows, workflow) {
+  if (!ofWorkflows.has(workflow)) ofWorkflows.set(workflow, new Map());
+  return ofWorkflows.get(workflow);
 }
 
-/** The active workflow, and by execution id the settings that its nodes have now. */
+const estimatesNow = () => estimates(readGraph(app.rootGraph, WIDGETS), choicesOf(activeWorkflow()));
+
+/** The active workflow, and by execution id the settings that its nodes have now and the models before them. */
 function queuedNow() {
-  const settings = new Map();
-  for (const [id, estimate] of estimates(readGraph(app.rootGraph, WIDGETS)))
+  const [settings, models] = [new Map(), new Map()];
+  for (const [id, estimate] of estimatesNow()) {
     settings.set(id, settingsOf(estimate));
-  return { workflow: activeWorkflow(), settings };
+    models.set(id, estimate.model);
+  }
+  return { workflow: activeWorkflow(), settings, models };
 }
 
-const runsOfPrompt = (prompt) => runsOf(originOfPrompt.get(prompt)?.workflow ?? activeWorkflow());
+const workflowOf = (prompt) => originOfPrompt.get(prompt)?.workflow ?? activeWorkflow();
+const runsOfPrompt = (prompt) => runsOf(workflowOf(prompt));
 
 function onQueueing({ detail: { requestId: request } }) {
   queueing = queuedNow();
@@ -225,9 +244,16 @@ function onStart({ detail: { prompt_id: prompt } }) {
   if (!originOfPrompt.has(prompt)) originOfPrompt.set(prompt, queueing ?? queuedNow());
 }
 
+function onPreset({ detail: { node, prompt_id: prompt, preset, settings, recognised } }) {
+  const model = originOfPrompt.get(prompt)?.models.get(String(node));
+  choicesOf(workflowOf(prompt)).set(String(node), { prompt, preset, settings, recognised, model });
+}
+
 function onPlan({ detail: { node, sampler_node: sampler, prompt_id: prompt, plan: steps, scale, notes } }) {
   const settings = originOfPrompt.get(prompt)?.settings.get(String(node));
-  const run = { prompt, settings, began: performance.now(), steps, scale, notes, step: null, report: null };
+  const choice = choicesOf(workflowOf(prompt)).get(String(node));
+  const recognised = choice?.prompt === prompt ? choice.recognised : "";
+  const run = { prompt, settings, recognised, began: performance.now(), steps, scale, notes, step: null, report: null };
   const known = runsOfPrompt(prompt);
   if (!known.has(String(node))) known.set(String(node), new Map());
   known.get(String(node)).set(String(sampler), run);
@@ -258,6 +284,7 @@ app.registerExtension({
     api.addEventListener("promptQueueing", onQueueing);
     api.addEventListener("promptQueued", onQueued);
     api.addEventListener("execution_start", onStart);
+    api.addEventListener("postdiff.preset", onPreset);
     api.addEventListener("postdiff.plan", onPlan);
     for (const event of ["postdiff.step", "postdiff.report"]) api.addEventListener(event, onProgress);
     for (const end of ["execution_success", "execution_error", "execution_interrupted"])

@@ -41,10 +41,13 @@ const TRANSLATIONS = {
     "{total} steps": "{total} 步",
     "{total} steps of {title}": "{title} 的 {total} 步",
     "{total} steps, no sampler yet": "{total} 步，尚未连接采样器",
+    "whole run": "整个运行",
     "Muted: this node does not run.": "已静音：此节点不会运行。",
     "Bypassed: this node does nothing.": "已绕过：此节点不起作用。",
     "Inside a node that does not run.": "位于不会运行的节点内。",
     "The preset “{name}” is shown when the run starts.": "预设“{name}”将在运行开始时显示。",
+    "The preset “{name}” is not on this machine: choose another, or auto.":
+      "此机器上没有预设“{name}”：请选择其他预设或 auto。",
     "auto: drawn for an unknown model; the run recognises yours.": "auto：此处按未知模型绘制，运行时会识别你的模型。",
     "The steps come from the sigmas at run time.": "步数在运行时由 sigmas 决定。",
     "{name} comes through a link: shown when the run starts.": "{name} 来自连线，将在运行开始时显示。",
@@ -86,10 +89,13 @@ const TRANSLATIONS = {
     "{total} steps": "{total} ステップ",
     "{total} steps of {title}": "{title} の {total} ステップ",
     "{total} steps, no sampler yet": "{total} ステップ、サンプラー未接続",
+    "whole run": "実行全体",
     "Muted: this node does not run.": "ミュート中：このノードは実行されません。",
     "Bypassed: this node does nothing.": "バイパス中：このノードは何もしません。",
     "Inside a node that does not run.": "実行されないノードの中にあります。",
     "The preset “{name}” is shown when the run starts.": "プリセット「{name}」は実行開始時に表示されます。",
+    "The preset “{name}” is not on this machine: choose another, or auto.":
+      "プリセット「{name}」はこのマシンにありません。別のものか auto を選んでください。",
     "auto: drawn for an unknown model; the run recognises yours.":
       "auto：未知のモデルとして描いています。実行時にお使いのモデルを判別します。",
     "The steps come from the sigmas at run time.": "ステップ数は実行時に sigmas から決まります。",
@@ -98,10 +104,14 @@ const TRANSLATIONS = {
   },
 };
 
+/** English alone has one for what is counted here. */
+const singular = (text, { total }) => (total === 1 ? text.replace("{total} steps", "{total} step") : text);
+
 export const LANGUAGES = Object.keys(TRANSLATIONS);
 
 /** say(text, values): the text in this language, with `{name}` replaced by `values.name`. */
 export function wordsOf(language) {
   const known = TRANSLATIONS[language] ?? {};
-  return (text, values = {}) => (known[text] ?? text).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+  return (text, values = {}) =>
+    (known[text] ?? singular(text, values)).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }

@@ -16,6 +16,7 @@ import pack_nodes
 import stock_mixed_resolution as by_hand
 import tiny_models
 from postdiff.nodes.mixed_resolution_ksampler import MixedResolutionKSampler
+from postdiff.postdiff_core.patch import KINDS
 from reference import Techniques
 
 DEEP = {"interval": 2, "depth": 2, "start_percent": 0.0, "end_percent": 1.0}
@@ -138,7 +139,7 @@ def test_of_the_same_patch_twice_the_later_holds_once_and_it_is_said_once(name, 
     assert torch.equal(tiny_models.stock_sample(twice), tiny_models.stock_sample(once))
     assert pack_nodes.report(once)["notes"] == []
     (note,) = pack_nodes.report(twice)["notes"]
-    assert note.startswith(f"{name} is set twice") and sum(note in said for said in caplog.messages) == 1
+    assert note.startswith(f"{KINDS[name].title} is set twice") and sum(note in said for said in caplog.messages) == 1
     assert not torch.equal(tiny_models.stock_sample(twice), tiny_models.stock_sample(patch(model, BEFORE)))
 
 

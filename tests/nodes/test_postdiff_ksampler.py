@@ -113,7 +113,7 @@ def test_a_patch_upstream_takes_the_place_of_the_presets():
     assert torch.equal(latent["samples"], pack_nodes.sample(overridden, inputs=inputs))
     report = pack_nodes.report(ran)
     assert [step["deep"] for step in report["plan"]] == ["refresh", "reuse", "reuse", "reuse"] * 2
-    assert report["notes"] == ["Not the preset's but the model's own settings hold: deep_cache."]
+    assert report["notes"] == ["Not the preset's but the model's own settings hold: Deep Cache."]
 
 
 def test_a_second_preset_on_the_model_that_ran_says_that_the_first_holds():
@@ -123,7 +123,7 @@ def test_a_second_preset_on_the_model_that_ran_says_that_the_first_holds():
     assert pack_nodes.report(again)["notes"] == []
     _, other = sample(inputs | {"model": ran}, "lcm")
     (note,) = pack_nodes.report(other)["notes"]
-    assert note == "Not the preset's but the model's own settings hold: cross_attn_cache, cfg_cutoff."
+    assert note == "Not the preset's but the model's own settings hold: Cross-Attention Cache, CFG Cut-off."
 
 
 def test_off_leaves_upstream_patches_alone():

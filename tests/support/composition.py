@@ -26,6 +26,7 @@ from companions import Companion, Inputs
 from compare import TOLERANCE, inputs_with_prompts, largest_difference
 from computed_in_full import InFull, Work
 from postdiff.postdiff_core import patch
+from postdiff.postdiff_core.patch import KINDS
 from reference import Techniques
 from sampler_nodes import Sample
 
@@ -56,7 +57,7 @@ REFUSALS = {
 }
 """The reasons a technique may refuse for: no others are allowed."""
 
-IDLE_NOTE = r"(\w+) does nothing here"
+IDLE_NOTE = r"([\w -]+) does nothing here"
 HARMLESS_NOTES = rf"Work is not counted|low_res_until asks for \d of \d steps|\d+ of \d+ steps run without|{IDLE_NOTE}"
 CHANGED_STEPS = {
     "mixed_resolution": ("stage", "low"),
@@ -249,7 +250,8 @@ def cell(row: Row, column: str) -> Cell:
 
 
 def _check_idle_notes(report: dict[str, Any]) -> None:
-    said = {match[1] for note in report["notes"] if (match := re.match(IDLE_NOTE, note))}
+    field_of = {kind.title: name for name, kind in KINDS.items()}
+    said = {field_of[match[1]] for note in report["notes"] if (match := re.match(IDLE_NOTE, note))}
     idle = {name for name, (what, state) in CHANGED_STEPS.items() if all(s[what] != state for s in report["plan"])}
     assert said <= idle, f"said to act in no step: {said}, but only {idle} do not"
 

@@ -114,6 +114,37 @@ test("auto recognises the embedded model and guesses others, saying so", () => {
   assert.match(unknown.notes[0], /unknown model/);
 });
 
+test("auto draws what an earlier run recognised, until the model or the kind of run is another", () => {
+  const prompt = { 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto" }) };
+  const learned = (inputs = {}) => {
+    const graph = graphOf({ ...prompt, 2: sampler("PostDiffKSampler", { ...prompt[2].inputs, ...inputs }) });
+    const settings = { deep_cache: { interval: 2, depth: 2, start_percent: 0, end_percent: 1 } };
+    const choice = { preset: "auto", settings, recognised: "sd15", model: estimateOf(prompt, "2").model };
+    return estimates(graph, new Map([["2", choice]])).get("2");
+  };
+  const again = learned({ cfg: 7.5, steps: 30 });
+  assert.deepEqual([reused(again), again.recognised, again.notes], [15, "sd15", []]);
+  assert.deepEqual([low(again.unlearned), reused(again.unlearned)], [6, 0]);
+  assert.match(learned({ cfg: 1, steps: 4 }).notes[0], /unknown model/);
+  const other = { ...model, class_type: "UNETLoader" };
+  assert.notEqual(estimateOf({ ...prompt, 1: other }, "2").model, estimateOf(prompt, "2").model);
+});
+
+test("a saved preset is drawn once a run has told what it holds", () => {
+  const graph = graphOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "my own" }) });
+  const choice = { preset: "my own", settings: { cfg_cutoff: { start_percent: 0.5 } }, recognised: "" };
+  assert.equal(firstOff(estimates(graph, new Map([["2", choice]])).get("2")), 10);
+  const stale = new Map([["2", { ...choice, preset: "another" }]]);
+  assert.deepEqual(estimates(graph, stale).get("2").steps, []);
+});
+
+test("a preset that this machine does not have is named before the run", () => {
+  const graph = graphOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "a friend's" }) });
+  graph.get("2").node = { widgets: [{ name: "preset", options: { values: ["auto", "off"] } }] };
+  const { problem } = estimates(graph).get("2");
+  assert.match(wordsOf("en")(...problem), /“a friend's” is not on this machine/);
+});
+
 test("auto takes a model for distilled that runs few steps almost without guidance, or with the sampler lcm", () => {
   const auto = (inputs) =>
     estimateOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto", ...inputs }) }, "2");

@@ -253,7 +253,9 @@ def test_a_run_marks_its_steps_and_ends_with_its_report(canvas: Canvas) -> None:
     for node in (SAMPLER, "2", "3", "4"):
         canvas.wait_for_state(node, "measured")
         canvas.wait_for_mark(node, shown=False)
-    assert re.fullmatch(r"[\d.]+ s · [\d.]+. speed-up · .\d+ % work", canvas.text("4", "status"))
+    result = r"[\d.]+ s · [\d.]+. speed-up · .\d+ % work"
+    assert re.fullmatch(result, canvas.text(SAMPLER, "status"))
+    assert re.fullmatch(f"whole run{result}", canvas.text("4", "status")), "no patch has all the speed-up to itself"
     assert canvas.steps("4") == WHOLE_PLAN
     canvas.set(SAMPLER, seed=2)
     canvas.page.wait_for_timeout(400)  # the graph is read again meanwhile
@@ -270,6 +272,22 @@ def test_a_run_shows_its_own_plan_where_the_estimate_was_off(canvas: Canvas) -> 
     canvas.wait_for_state(SAMPLER, "measured")
     shown = canvas.steps(SAMPLER)
     assert len(shown) == 12 and shown != estimate
+
+
+def test_what_auto_recognised_is_shown_and_drawn_from_then_on(canvas: Canvas) -> None:
+    canvas.load(graph("PostDiffKSampler", preset="auto", steps=12, model=["1", 0]))
+    canvas.wait_for_text(SAMPLER, "notes", "unknown model")
+    assert canvas.run() == "success"
+    canvas.wait_for_state(SAMPLER, "measured")
+    canvas.wait_for_text(SAMPLER, "status", "auto: sd15")
+    canvas.set(SAMPLER, cfg=6.0)
+    canvas.wait_for_state(SAMPLER, "estimate")
+    canvas.wait_for_text(SAMPLER, "status", "12 steps · auto: sd15")
+    assert {step["deep"] for step in canvas.steps(SAMPLER)} == {"refresh", "reuse"}
+    canvas.set(SAMPLER, cfg=5.0)
+    canvas.wait_for_state(SAMPLER, "measured")
+    canvas.set("1", family="sdxl")
+    canvas.wait_for_text(SAMPLER, "notes", "unknown model")
 
 
 def test_a_run_belongs_to_the_workflow_it_began_in(canvas: Canvas) -> None:

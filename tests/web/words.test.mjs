@@ -34,6 +34,7 @@ test("no translation is of a text that nobody says", () => {
 test("values are put in their places, and what is not known stays as it is", () => {
   assert.equal(wordsOf("en")("{first} to {last}", { first: 1, last: 4 }), "1 to 4");
   assert.equal(wordsOf("zh")("{first} to {last}", { first: 1, last: 4 }), "1 至 4");
+  assert.equal(wordsOf("en")("{total} steps of {title}", { total: 1, title: "KSampler" }), "1 step of KSampler");
   assert.equal(wordsOf("fr")("low resolution"), "low resolution");
   assert.equal(wordsOf("zh")("A note of the server in {braces}."), "A note of the server in {braces}.");
 });
