@@ -48,6 +48,15 @@ def without_negative(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not (row.paired and row.role == "negative")]
 
 
+def _frames(transformer_options: Mapping) -> tuple[int, ...] | None:
+    """The frames that a model call of a context window is given: the host's, or those of AnimateDiff-Evolved."""
+    window = transformer_options.get("context_window")
+    if window is not None:
+        return tuple(window.index_list)
+    frames = transformer_options.get("ad_params", {}).get("sub_idxs")
+    return None if frames is None else tuple(frames)
+
+
 class Branches:
     """Follows a guider through its evaluations: the passes of each, and the model calls of each pass."""
 
@@ -94,8 +103,7 @@ class Branches:
         indices, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
         conds = list(zip(indices, uuids, strict=True))
         roles = [self._pass_roles[index] if index < len(self._pass_roles) else None for index in indices]
-        window = transformer_options.get("context_window")
-        window = None if window is None else tuple(window.index_list)
+        window = _frames(transformer_options)
         batch = self._pass_pictures
         if x.shape[0] != batch * len(conds):
             branch = self._branch(tuple(indices), tuple(uuids), x.shape[0], x.device, window)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .run import Run
+from .run import Run, Uncopied
 
 Conds = list[Any]  # one list of conditionings for each prediction asked for, or None in its place
 Predictions = list[torch.Tensor]
@@ -18,7 +18,7 @@ def install(run: Run) -> None:
     run.add_wrapper(WrappersMP.CALC_COND_BATCH, _Cutoff(run))
 
 
-class _Cutoff:
+class _Cutoff(Uncopied):
     """Gives both predictions of the guider's pair the conditional one, and leaves the other branch out.
 
     With that every guidance function gives the conditional prediction, also those of cfg++ samplers that read the
@@ -49,14 +49,16 @@ class _Cutoff:
             else:
                 self.run.row_tally.left_out(self.run.step, conds[1 - positive], timestep)
                 conds = [cond if i == positive else None for i, cond in enumerate(conds)]
-            return [evaluate(conds)[positive]] * 2
+            self._note_other_readers()
+            prediction = evaluate(conds)[positive]
+            return [prediction, prediction.clone()]  # a guidance function may write to either
         if asked == ["positive"]:
             predictions = evaluate(conds)
             self.alone = x_in, timestep, predictions[roles.index("positive")]
             return predictions
         if asked == ["negative"] and self.alone is not None and self.alone[0] is x_in and self.alone[1] is timestep:
             self.run.row_tally.left_out(self.run.step, conds[roles.index("negative")], timestep)
-            return [self.alone[2]] * len(conds)
+            return [self.alone[2].clone() for _ in conds]
         if len(asked) > 1:
             self.run.keeps_guidance = True
             self.run.note(
@@ -64,6 +66,13 @@ class _Cutoff:
                 "not one positive and one negative."
             )
         return evaluate(conds)
+
+    def _note_other_readers(self) -> None:
+        if getattr(self.run.guider, "cfg", None) == 1.0:
+            self.run.note(
+                "At cfg 1 the negative prompt runs only because a node or the sampler asks for it (NAGuidance, cfg++): "
+                "what it is for ends with the guidance cut-off."
+            )
 
     def _note_both_evaluated_once(self, shape: torch.Size) -> None:
         self.evaluated_shapes.add(shape)

@@ -14,7 +14,7 @@ from .architecture import Size, diffusion_model_of, halve, is_compiled
 from .branches import Branch, Row, without_negative
 from .cross_attn_sites import Place, Site, find_sites
 from .row_cache import Cached, RowCache, join, keeper
-from .run import ROWS, Run, replaced
+from .run import ROWS, Run, Uncopied, replaced
 from .schedule import CrossAttnCache, Mode
 
 OTHER_ROWS = (
@@ -39,7 +39,7 @@ def install(run: Run, settings: CrossAttnCache) -> None:
     run.add_wrapper(WrappersMP.APPLY_MODEL, _Reuse(run, settings.mode))
 
 
-class _Reuse:
+class _Reuse(Uncopied):
     """Runs a model call in which layers give what is kept of them, and keeps what later calls want of the others."""
 
     def __init__(self, run: Run, mode: Mode) -> None:

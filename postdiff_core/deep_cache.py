@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
 from .branches import Row, without_negative
 from .row_cache import join, keeper
-from .run import ROWS, Run, replaced
+from .run import ROWS, Run, Uncopied, replaced
 from .schedule import DeepCache
 
 PLACE = "deep feature"
@@ -56,7 +56,7 @@ def install(run: Run, settings: DeepCache) -> None:
     run.add_wrapper(WrappersMP.APPLY_MODEL, _Reuse(run, settings.depth))
 
 
-class _Reuse:
+class _Reuse(Uncopied):
     """Runs a model call around the deep feature that is kept, or keeps the feature of one that computes it."""
 
     def __init__(self, run: Run, depth: int) -> None:

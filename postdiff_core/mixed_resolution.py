@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import CellType, SimpleNamespace
 from typing import Any
@@ -71,7 +71,7 @@ def refusal(model: Any) -> str | None:
     )
 
 
-def reason_against(sampling: SamplingArguments) -> str | None:
+def reason_against(sampling: SamplingArguments, conds: dict[str, Any], diffusion_model: Any) -> str | None:
     """Why this run cannot have a low-resolution stage; None if it can."""
     if len(sampling.more.get("latent_shapes") or ()) > 1:
         return "the latent is nested"
@@ -81,7 +81,26 @@ def reason_against(sampling: SamplingArguments) -> str | None:
         return "no noise is added (add_noise is off), so the latent is already noisy"
     if sampling.seed is None:
         return "the run has no seed to draw low-resolution noise from"
+    geometry = latent_geometry(diffusion_model)
+    has_areas = any("area" in cond or cond.get("set_area_to_bounds") for group in conds.values() for cond in group)
+    if has_areas and geometry is not None and geometry.smallest_mean:
+        return f"{type(diffusion_model).__name__} takes few sizes, and the prompts' areas would have others"
     return None
+
+
+@contextlib.contextmanager
+def remedy_named(low: Size) -> Iterator[None]:
+    """Add to an error of the two stages what to do where another node cannot take a change of size."""
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        if type(error) not in (RuntimeError, IndexError):  # such as running out of memory, which the host deals with
+            raise
+        raise RuntimeError(
+            f"{error}\nThis run began at {_in_words(low)} latents (mixed resolution). If the graph runs without that, "
+            "another node on the model keeps something of the full size. Set low_res_scale to 1; under a preset, put "
+            "Mixed Resolution (patch) with low_res_scale 1 on the model."
+        ) from error
 
 
 def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) -> tuple[Size | None, str | None]:

@@ -14,7 +14,7 @@ from . import cfg_cutoff, cross_attn_cache, deep_cache, memory, mixed_resolution
 from .architecture import Size, diffusion_model_of, sigma_at
 from .layout import lay_out
 from .mixed_resolution import SamplingArguments
-from .run import KEY, Observer, Run
+from .run import KEY, Observer, Run, Uncopied
 from .schedule import FEWEST_STEPS, DeepCache, Plan, Settings, Technique, field_of, stock_plan
 
 BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
@@ -25,6 +25,11 @@ class Kind(NamedTuple):
 
     node: str  # as the canvas names its patch
     refusal: Callable[[Any], str | None]  # why it cannot act on a MODEL; None if it can
+
+    @property
+    def title(self) -> str:
+        """As the canvas names the technique, wherever it was asked for."""
+        return self.node.removesuffix(" (patch)")
 
 
 KINDS = {  # by their field in Settings
@@ -44,7 +49,7 @@ def add(model: Any, technique: Technique, observer: Observer | None = None) -> A
     _check(model, name, technique)
     changes: dict[str, Any] = {name: technique}
     twice = getattr(before, name) is not None
-    notes = [f"{name} is set twice on this model; the settings nearest the sampler hold."] if twice else []
+    notes = [f"{KINDS[name].title} is set twice on this model; the settings nearest the sampler hold."] if twice else []
     return _carrying(model, dataclasses.replace(before, **changes), observer, notes)
 
 
@@ -58,7 +63,7 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None, notes
     for name, technique in missing.items():
         _check(model, name, technique)
     filled = dataclasses.replace(before, **missing)
-    others = [name for name, technique in asked.items() if getattr(filled, name) != technique]
+    others = [KINDS[name].title for name, technique in asked.items() if getattr(filled, name) != technique]
     own = [f"Not the preset's but the model's own settings hold: {', '.join(others)}."] if others else []
     return _carrying(model, filled, observer, (*notes, *own))
 
@@ -76,7 +81,7 @@ def carried_by(model: Any) -> PostDiff:
     return wrappers[-1] if wrappers else PostDiff(Settings())
 
 
-class PostDiff:
+class PostDiff(Uncopied):
     """The OUTER_SAMPLE wrapper. Holds settings, observers and the last run's report; everything else lives in a Run."""
 
     def __init__(
@@ -104,6 +109,8 @@ class PostDiff:
         **kwargs: Any,
     ) -> torch.Tensor:
         self.last_report = None
+        if len(sigmas) < 2:  # no step
+            return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
         sampling = SamplingArguments(
             noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs
         )
@@ -117,8 +124,11 @@ class PostDiff:
                 samples = sampling.run_by(executor)
             else:
                 batch_index = executor.class_obj.model_options.get(BATCH_INDEX)
-                samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, batch_index, executor)
+                with mixed_resolution.remedy_named(low):
+                    samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, batch_index, executor)
             run.clock.stop()
+        if not run.sees_rows and {"deep_cache", "cross_attn_cache"} & set(run.plan.acting):
+            run.note("A node calls the model without its transformer options: nothing was reused.")
         self.last_report = report.document(run, self.settings, sampling.size, low, batch=noise.shape[0])
         report.log_summary(self.last_report)
         for observer in self.observers:
@@ -149,7 +159,8 @@ class PostDiff:
         if low is None:
             asked.pop("mixed_resolution", None)  # noted, or off
         idle = [name for name, technique in asked.items() if not technique.is_off and name not in laid_out.acting]
-        return [f"{name} does nothing here: this run has no step in its part of the schedule." for name in idle]
+        where = "this run has no step in its part of the schedule"
+        return [f"{KINDS[name].title} does nothing here: {where}." for name in idle]
 
     def _notes_on_lost_guidance(
         self, laid_out: Plan, guider: Any, first_sigma: float, model_sampling: Any
@@ -173,10 +184,11 @@ class PostDiff:
         mixed = self.settings.mixed_resolution
         if mixed is None or mixed.is_off:
             return None, None
-        reason = mixed_resolution.reason_against(sampling)
+        diffusion_model = diffusion_model_of(guider.model_patcher)
+        reason = mixed_resolution.reason_against(sampling, guider.conds, diffusion_model)
         if reason is not None:
             return None, f"All steps run at full size: {reason}."
-        return mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model_of(guider.model_patcher))
+        return mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model)
 
     def _install_techniques(self, run: Run, sampling: SamplingArguments, low: Size | None) -> None:
         """Only those that act in this run: at a neutral setting nothing of a technique is there."""

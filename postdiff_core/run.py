@@ -43,7 +43,14 @@ class Observer(Protocol):
     def on_report(self, report: dict[str, Any]) -> None: ...
 
 
-class Run:
+class Uncopied:
+    """Stays one where a node makes a deep copy of the options that it is in, which would copy the model too."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+
+class Run(Uncopied):
     """One run of a patched model, both stages together."""
 
     def __init__(
@@ -60,6 +67,7 @@ class Run:
         self.row_tally = RowTally(plan)
         self.peak_cached_bytes = 0
         self.tokens: int | None = None  # length of the prompt that the model was given first
+        self.sees_rows = False  # of model calls
         self.keeps_guidance = False  # where the cut-off finds no pair of prompts
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
@@ -168,6 +176,7 @@ class Run:
 
     def _apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         if "cond_or_uncond" in transformer_options:
+            self.sees_rows = True
             self.row_tally.ran(self.step, transformer_options["uuids"])
             transformer_options = {**transformer_options, ROWS: self.branches.rows(x, transformer_options)}
         if self.tokens is None and c_crossattn is not None:

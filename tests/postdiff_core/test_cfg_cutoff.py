@@ -3,6 +3,7 @@
 import pytest
 import torch
 from comfy.samplers import calc_cond_batch
+from comfy_extras.nodes_nag import NAGuidance
 
 import companions
 import pack_nodes
@@ -80,3 +81,29 @@ def test_the_negative_prompt_is_evaluated_where_it_is_asked_for_at_another_laten
     inputs = inputs_with_prompts(model, scheduler="sgm_uniform", steps=6)
     pack_nodes.sample(Techniques(cutoff_start=0.5), inputs=inputs)
     assert rows == [1] * (3 * 3 + 3 * 2)
+
+
+def test_a_guidance_function_may_write_to_either_prediction():
+    """Such as those that sharpen the difference of the two where they are."""
+    latents = []
+    for is_in_place in (True, False):
+        model = tiny_models.small_unet()
+
+        def weakened(args, is_in_place=is_in_place):
+            predictions = args["conds_out"] if is_in_place else [each.clone() for each in args["conds_out"]]
+            predictions[1] *= 0.8
+            return predictions
+
+        model.set_model_sampler_pre_cfg_function(weakened)
+        latents.append(pack_nodes.sample(Techniques(cutoff_start=0.5), inputs=inputs_with_prompts(model)))
+    assert torch.equal(*latents)
+
+
+def test_what_needs_the_negative_prompt_at_cfg_1_is_said_to_end():
+    """Normalized attention guidance is for cfg 1, and does nothing without the negative prompt's rows."""
+    said = []
+    for model in (tiny_models.small_unet(), NAGuidance.execute(tiny_models.small_unet(), 5.0, 0.5, 1.5).args[0]):
+        patched = pack_nodes.patched(model, Techniques(cutoff_start=0.5))
+        tiny_models.stock_sample(**inputs_with_prompts(model, cfg=1.0) | {"model": patched})
+        said.append([note for note in pack_nodes.report(patched)["notes"] if "NAGuidance" in note])
+    assert [len(notes) for notes in said] == [0, 1]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 import companions
 import pack_nodes
@@ -89,6 +90,28 @@ def test_context_windows_that_move_from_step_to_step_reuse_nothing_of_each_other
     moving = companions.context_windows(inputs, context_schedule="looped_uniform", closed_loop=True)
     patched = pack_nodes.with_deep_cache(moving["model"], Techniques(interval=2, depth=2))
     assert torch.equal(tiny_models.stock_sample(**moving | {"model": patched}), tiny_models.stock_sample(**moving))
+
+
+def test_frames_of_another_packs_moving_windows_reuse_nothing_of_each_other():
+    """As AnimateDiff-Evolved does: a pass for each window of frames, which it names in the transformer options."""
+    inputs = inputs_with_prompts(tiny_models.small_unet(), steps=4, batch=4)
+    windows, sigmas = [[[0, 1], [2, 3]], [[1, 2], [3, 0]]], []
+
+    def by_windows(executor, model, conds, x, timestep, model_options):
+        if timestep[0] not in sigmas:
+            sigmas.append(timestep[0])
+        predictions = [torch.zeros_like(x) for _ in conds]
+        for frames in windows[sigmas.index(timestep[0]) % 2]:
+            model_options["transformer_options"]["ad_params"] = {"sub_idxs": frames}
+            parts = executor(model, conds, x[frames], timestep[frames], model_options)
+            for whole, part in zip(predictions, parts, strict=True):
+                whole[frames] = part
+        return predictions
+
+    inputs["model"].add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "another pack", by_windows)
+    stock = tiny_models.stock_sample(**inputs)
+    patched = pack_nodes.with_deep_cache(inputs["model"], Techniques(interval=2, depth=2))
+    assert torch.equal(tiny_models.stock_sample(**inputs | {"model": patched}), stock)
 
 
 def test_pictures_of_a_batch_that_are_evaluated_apart_reuse_nothing_of_what_was_kept_of_both():

@@ -260,6 +260,27 @@ def test_regions_that_scale_themselves_are_left_to_the_host(region):
     assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3))
 
 
+@pytest.mark.parametrize("region", [{"area": (52, 44, 0, 0)}, {"area": ("percentage", 0.6, 0.4, 0.0, 0.0)}])
+def test_pixart_with_areas_runs_at_full_size_and_says_so(region):
+    """Its patches of two and smallest size of 33 fit few areas of a smaller latent."""
+    model = tiny_models.pixart_alpha()
+    positive = tiny_models.conditioning(model, seed=1) + tiny_models.conditioning(model, seed=4, strength=1.0, **region)
+    inputs = inputs_for(model, positive=positive, latent_image=tiny_models.latent(model, 96, 96), steps=3)
+    patched = pack_nodes.patched(model, HALF)
+    assert torch.equal(tiny_models.stock_sample(**inputs | {"model": patched}), tiny_models.stock_sample(**inputs))
+    assert "PixArtMS takes few sizes" in " ".join(pack_nodes.report(patched)["notes"])
+
+
+def test_an_error_over_a_change_of_size_says_how_to_run_without_one():
+    """Such as a node that keeps a hint of the full latent's size."""
+    model, hint = tiny_models.small_unet(), torch.zeros(1, 32, 16, 16)
+    model.set_model_input_block_patch(lambda h, _options: h + hint[:, : h.shape[1]] if h.shape[1] == 32 else h)
+    with pytest.raises(
+        RuntimeError, match=r"must match the size(.|\n)*began at 8x8(.|\n)*low_res_scale 1 on the model"
+    ):
+        pack_nodes.sample(HALF, inputs=inputs_for(model))
+
+
 def test_sizes_given_to_sdxl_hold_in_both_stages():
     model = tiny_models.sdxl()
     prompts = {

@@ -1,5 +1,6 @@
 """A run leaves nothing behind: not when it ends, not when it fails, not when it is interrupted, at whatever step."""
 
+import copy
 import gc
 import weakref
 from dataclasses import replace
@@ -9,6 +10,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
+from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 
@@ -452,7 +454,7 @@ def test_a_technique_whose_part_of_the_schedule_is_over_says_so():
     model = patch.fill(tiny_models.small_unet(), settings)
     tiny_models.stock_sample(model, steps=6, scheduler="simple", denoise=0.3)
     said = patch.carried_by(model).last_report["notes"]
-    assert [note.partition(" does nothing here")[0] for note in said] == ["mixed_resolution", "deep_cache"]
+    assert [note.partition(" does nothing here")[0] for note in said] == ["Mixed Resolution", "Deep Cache"]
 
 
 @pytest.mark.parametrize(("denoise", "cfg", "is_said"), [(1.0, 5.0, False), (0.3, 5.0, True), (0.3, 1.0, False)])
@@ -464,14 +466,61 @@ def test_a_run_that_guidance_leaves_for_most_of_it_says_so(denoise, cfg, is_said
     assert [" steps run without guidance: it stops at 0.75" in note for note in said] == [True] * is_said
 
 
-def test_a_run_without_steps_says_nothing_of_guidance():
+def test_a_run_without_steps_is_stock_and_has_no_report():
     """As the rest of SplitSigmas, split at the last step."""
     model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.75))
     given = tiny_models.sampler_inputs(model)
     parts = {name: given[name] for name in ("model", "cfg", "positive", "negative", "latent_image")}
     sampler, sigmas = comfy.samplers.sampler_object("euler"), torch.tensor([0.0])
-    SamplerCustom.execute(**parts, add_noise=False, noise_seed=7, sampler=sampler, sigmas=sigmas)
-    assert not [note for note in patch.carried_by(model).last_report["notes"] if "guidance" in note]
+    sampled = SamplerCustom.execute(**parts, add_noise=False, noise_seed=7, sampler=sampler, sigmas=sigmas).args[0]
+    assert torch.equal(sampled["samples"], given["latent_image"]["samples"])
+    assert patch.carried_by(model).last_report is None
+
+
+def test_a_sampler_that_evaluates_where_no_step_is_gets_the_stock_prediction():
+    def once(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        return model(x, sigmas[0] * x.new_ones([len(x)]), **extra_args)
+
+    given = tiny_models.sampler_inputs(tiny_models.small_unet())
+    parts = {name: given[name] for name in ("cfg", "positive", "negative", "latent_image")}
+    parts |= {"add_noise": True, "noise_seed": 7, "sampler": comfy.samplers.KSAMPLER(once), "sigmas": torch.ones(1)}
+    stock, patched = (
+        SamplerCustom.execute(model=model, **parts).args[0]["samples"]
+        for model in (given["model"], pack_nodes.patched(given["model"], EVERYTHING))
+    )
+    assert torch.equal(stock, patched)
+
+
+def test_a_guidance_function_may_copy_the_options_in_depth():
+    """Such as attention guidance that changes the copy's attention and evaluates once more."""
+
+    def guided(copied):
+        def again(args):
+            options = copied(args["model_options"])
+            (prediction,) = comfy.samplers.calc_cond_batch(
+                args["model"], [args["cond"]], args["input"], args["sigma"], options
+            )
+            return args["denoised"] + args["cond_denoised"] - 0.9 * prediction
+
+        model = tiny_models.small_unet()
+        model.set_model_sampler_post_cfg_function(again)
+        return tiny_models.stock_sample(pack_nodes.patched(model, EVERYTHING))
+
+    assert torch.equal(guided(copy.deepcopy), guided(create_model_options_clone))
+
+
+def test_a_model_called_without_its_options_is_computed_and_noted():
+    model = tiny_models.small_unet()
+
+    def forgetful(apply_model, given):
+        conds = {name: value for name, value in given["c"].items() if name != "transformer_options"}
+        return apply_model(given["input"], given["timestep"], **conds)
+
+    model.set_model_unet_function_wrapper(forgetful)
+    patched = pack_nodes.with_deep_cache(model, Techniques(interval=2, depth=2))
+    assert torch.equal(tiny_models.stock_sample(patched), tiny_models.stock_sample(model))
+    (note,) = pack_nodes.report(patched)["notes"]
+    assert note.endswith("nothing was reused.")
 
 
 def test_a_low_resolution_size_is_noted_only_if_steps_run_at_it():
