@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from api_form import ObjectInfo
-from canvas_graph import GAP, TITLE, Column, Graph, Node, Output
+from canvas_graph import GAP, Column, Graph, Node, Output
 from host import serving
 from pack import ROOT
 
 FOLDER = ROOT / "workflows"
 BLUE, GREEN, PURPLE = "#3f789e", "#4f9a54", "#a1309b"
-LEFT, MIDDLE, SAMPLERS, DECODERS, PICTURES = 0, 430, 880, 1290, 1580  # where the columns begin
+LEFT, MIDDLE, SAMPLERS, DECODERS, PICTURES = 0, 410, 860, 1250, 1530  # where the columns begin
 CALIBRATE_WIDTH = 460
-LOADER_WIDTH, TEXT_WIDTH, SAMPLER_WIDTH, DECODER_WIDTH, PICTURE_WIDTH = 360, 380, 340, 230, 340
-STOCK_ROW, POSTDIFF_ROW = 0, 560
+LOADER_WIDTH, TEXT_WIDTH, SAMPLER_WIDTH, DECODER_WIDTH, PICTURE_WIDTH, REPORT_WIDTH = 360, 380, 340, 230, 340, 560
+STOCK_ROW, POSTDIFF_ROW = 0, 460
 HUB = "https://huggingface.co"
 
 SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
@@ -458,9 +458,10 @@ def decode(graph: Graph, latent: Output, vae: Output, title: str, y: int, shift:
 
 
 def report(graph: Graph, model: Output, latent: Output, pictures: list[Node]) -> Node:
-    """What the run did, as a picture of its steps, below the picture it drew."""
-    (left, *_), (right, top, width, height) = (node.box for node in pictures)
-    column = graph.column(left, right + width - left, top + height + TITLE + GAP)
+    """What the run did, as a picture of its steps, beside the picture it drew: below that, the graph would be too tall
+    for the canvas to show its text when it opens."""
+    left, top, width, _ = pictures[-1].box
+    column = graph.column(left + width + GAP, REPORT_WIDTH, top)
     return column.add("PostDiffReport", "What each step cost", model=model, latent=latent)
 
 

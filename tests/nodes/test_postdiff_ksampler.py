@@ -86,7 +86,7 @@ def test_auto_leaves_out_what_cannot_act_on_the_model(caplog):
     plan = pack_nodes.report(ran)["plan"]
     assert [step["cfg"] for step in plan] == ["on", "on", "on", "off"]
     assert [step["stage"] for step in plan] == ["full"] * 4
-    assert any("cannot act on it: mixed_resolution" in record.getMessage() for record in caplog.records)
+    assert any("cannot act on it: Mixed Resolution" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(
