@@ -118,7 +118,11 @@ def show_after_run(canvas: Canvas, path: Path, seed: int) -> None:
                 canvas.set(node, **{SEEDS[kind]: seed})  # or the server would have the picture already
         if canvas.run() != "success":
             raise RuntimeError(f"{path.name} did not run:\n{canvas.server.last_words()}")
-        canvas.page.get_by_text("Job completed").wait_for(state="hidden")  # ComfyUI's banner lies over the graph
+        banner = canvas.page.get_by_text(
+            "Job completed"
+        ).first  # ComfyUI's lies over the graph, and comes a little late
+        banner.wait_for()
+        banner.wait_for(state="hidden")
     canvas.fit_view()
     canvas.page.wait_for_timeout(3000)  # the pictures arrive
 
