@@ -120,7 +120,7 @@ def show_after_run(canvas: Canvas, path: Path, seed: int) -> None:
             raise RuntimeError(f"{path.name} did not run:\n{canvas.server.last_words()}")
         banner = canvas.page.get_by_text(
             "Job completed"
-        ).first  # ComfyUI's lies over the graph, and comes a little late
+        ).first  # over the graph, a little late
         banner.wait_for()
         banner.wait_for(state="hidden")
     canvas.fit_view()
