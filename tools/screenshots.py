@@ -118,9 +118,7 @@ def show_after_run(canvas: Canvas, path: Path, seed: int) -> None:
                 canvas.set(node, **{SEEDS[kind]: seed})  # or the server would have the picture already
         if canvas.run() != "success":
             raise RuntimeError(f"{path.name} did not run:\n{canvas.server.last_words()}")
-        banner = canvas.page.get_by_text(
-            "Job completed"
-        ).first  # over the graph, a little late
+        banner = canvas.page.get_by_text("Job completed").first  # over the graph, a little late
         banner.wait_for()
         banner.wait_for(state="hidden")
     canvas.fit_view()
