@@ -133,7 +133,7 @@ def sample_in_two_stages(
     _note_other_noise(run, sampling, batch_index)
     conds = {name: [dict(cond) for cond in group] for name, group in guider.conds.items()}
     _show_whole_run_to_mask_function(guider, sampling.sigmas)
-    forget_low_predictions = _memory_of_guidance_functions(guider, low)
+    forget_low_predictions = _reset_of_guidance_functions(guider, low)
 
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
@@ -295,7 +295,7 @@ def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
     guider.model_options["denoise_mask_function"] = shown_whole_run
 
 
-def _memory_of_guidance_functions(guider: Any, low: Size) -> Callable[[], None]:
+def _reset_of_guidance_functions(guider: Any, low: Size) -> Callable[[], None]:
     """A function that makes the guidance functions of other nodes forget predictions of the low size.
 
     APG keeps one from step to step and starts anew where sigma rises, as it does between two runs, but not between the

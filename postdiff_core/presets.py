@@ -32,7 +32,7 @@ PRESETS: dict[str, Settings] = {
 # 384 of 512 px, with SDXL at 768 of 1024.
 TRAINED_SIDES: dict[Family, int] = {"sd15": 64, "sdxl": 128}
 LEAST_SHARE_OF_TRAINED_SIDE = 0.75
-# Not in the paper: what is safe on a model that nobody has calibrated.
+# Not in the paper: what is safe on a model that nobody has calibrated. `_recognise` names these numbers.
 UNKNOWN = Settings(MixedResolution(0.75, 0.2), None, None, CFGCutoff(0.75))
 CHOICES = ("auto", *PRESETS, "off")
 

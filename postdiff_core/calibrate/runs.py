@@ -55,7 +55,7 @@ def about(model: Any, clip: Any, sampling: Sampling) -> Description:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the two lines that every run logs."""
+    """Without what every run logs: its two lines, and its notes, which `Runs` gathers."""
     log = logging.getLogger("postdiff")
     log.addFilter(_nothing)
     try:
