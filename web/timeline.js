@@ -26,6 +26,8 @@ const choices = new WeakMap();
 const originOfPrompt = new Map();
 /** Where a prompt that is being handed to the server comes from; its run may begin before its number is known. */
 let queueing = null;
+/** Prompts that ran when the page was loaded: of those it queued itself before, it sees the rest of the events. */
+const resumed = new Set();
 /** Request -> where the prompt that it hands to the server comes from. */
 const originOfRequest = new Map();
 
@@ -205,9 +207,9 @@ const activeWorkflow = () => app.extensionManager.workflow?.activeWorkflow ?? ap
 const runsOf = (workflow) => mapOf(runs, workflow);
 const choicesOf = (workflow) => mapOf(choices, workflow);
 
-function mapOf(ofWorkflows, workflow) {
-  if (!ofWorkflows.has(workflow)) ofWorkflows.set(workflow, new Map());
-  return ofWorkflows.get(workflow);
+function mapOf(maps, key) {
+  if (!maps.has(key)) maps.set(key, new Map());
+  return maps.get(key);
 }
 
 const estimatesNow = () => estimates(readGraph(app.rootGraph, WIDGETS), choicesOf(activeWorkflow()));
@@ -234,11 +236,13 @@ function onQueueing({ detail: { requestId: request } }) {
 async function onQueued({ detail: { requestId: request } }) {
   const origin = originOfRequest.get(request) ?? queuedNow();
   originOfRequest.delete(request);
-  const { queue_running: running, queue_pending: pending } = await (await api.fetchApi("/queue")).json();
+  const { queue_running: running, queue_pending: pending } = await queue();
   for (const [, prompt, , { client_id: client }] of [...running, ...pending])
     if (client === api.clientId && !originOfPrompt.has(prompt)) originOfPrompt.set(prompt, origin);
   if (queueing === origin) queueing = null;
 }
+
+const queue = async () => (await api.fetchApi("/queue")).json();
 
 function onStart({ detail: { prompt_id: prompt } }) {
   if (!originOfPrompt.has(prompt)) originOfPrompt.set(prompt, queueing ?? queuedNow());
@@ -254,17 +258,21 @@ function onPlan({ detail: { node, sampler_node: sampler, prompt_id: prompt, plan
   const choice = choicesOf(workflowOf(prompt)).get(String(node));
   const recognised = choice?.prompt === prompt ? choice.recognised : "";
   const run = { prompt, settings, recognised, began: performance.now(), steps, scale, notes, step: null, report: null };
-  const known = runsOfPrompt(prompt);
-  if (!known.has(String(node))) known.set(String(node), new Map());
-  known.get(String(node)).set(String(sampler), run);
+  mapOf(runsOfPrompt(prompt), String(node)).set(String(sampler), run);
   refresh();
 }
 
-function onProgress({ detail: { node, sampler_node: sampler, prompt_id: prompt, step = null, report = null } }) {
+function onProgress({ detail }) {
+  const { node, sampler_node: sampler, prompt_id: prompt, step = null, report = null } = detail;
+  if (report && resumed.has(prompt)) onPlan({ detail: { ...detail, ...planIn(report) } });
   const run = runsOfPrompt(prompt).get(String(node))?.get(String(sampler));
   if (run?.prompt !== prompt) return;
   Object.assign(run, { step, report });
   refresh();
+}
+
+function planIn({ plan, notes, size, low_size: low }) {
+  return { plan, notes, scale: low ? Math.sqrt((low[0] * low[1]) / (size[0] * size[1])) : 1 };
 }
 
 /** However a prompt ends, no step of it is marked any more; a run that did not finish leaves the estimate. */
@@ -292,5 +300,6 @@ app.registerExtension({
     // Values change through widgets, links, primitives, undo and scripts; no event tells of all of them in both
     // render modes, so the graph is read again and again.
     setInterval(refresh, REFRESH_MS);
+    for (const [, prompt] of (await queue()).queue_running) resumed.add(prompt);
   },
 });

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from browser import Canvas, Complaints, Prompt
+from browser import READY, Canvas, Complaints, Prompt
 from playwright.sync_api import BrowserContext
 
 from host import Server
@@ -524,6 +524,20 @@ def test_events_of_a_run_whose_beginning_was_not_seen_are_ignored(canvas: Canvas
     canvas.page.wait_for_timeout(400)  # the graph is read again meanwhile
     canvas.wait_for_state(SAMPLER, "measured")
     canvas.wait_for_mark(SAMPLER, shown=False)
+
+
+def test_a_page_loaded_anew_in_a_run_shows_what_came_of_it(canvas: Canvas) -> None:
+    prompt = graph(seconds=2.0)
+    canvas.load(prompt)
+    canvas.queue()
+    canvas.wait_for_mark(SAMPLER, shown=True)
+    canvas.page.reload(wait_until="domcontentloaded")
+    canvas.wait_until(READY, timeout=120_000)
+    canvas.load(prompt)
+    canvas.wait_for_state(SAMPLER, "estimate")
+    for node in (SAMPLER, "4"):
+        canvas.wait_for_state(node, "measured")
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
 
 
 def test_errors_of_the_pack_are_told_from_the_frontends_own(browser: BrowserContext, server: Server) -> None:
