@@ -129,4 +129,5 @@ test("the result names seconds and work, and a speed-up only where the run can t
   assert.equal(resultLine({ totals }, say), "3.22 s · 2.41× speed-up · −58 % work");
   assert.equal(resultLine({ totals: { ...totals, speedup: null } }, say), "3.22 s · −58 % work");
   assert.equal(resultLine({ totals: { seconds: 12, speedup: null, work_saved: null } }, say), "12.0 s");
+  assert.equal(resultLine({ totals: { seconds: 12, speedup: null, work_saved: 0.001 } }, say), "12.0 s");
 });
