@@ -62,7 +62,7 @@ class PostDiffKSampler(io.ComfyNode):
         choice = presets.choose(preset, model, **inputs, size=(height, width))
         log.info("PostDiff preset %s.", choice.reason)
         canvas = observer_for(unique_id(cls))
-        if canvas is not None:
+        if canvas is not None and preset not in presets.PRESETS:  # those the page knows
             canvas.show_choice(preset, choice)
         try:
             patched = patch.fill(model, choice.settings, canvas, choice.notes)
