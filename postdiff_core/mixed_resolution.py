@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import CellType, SimpleNamespace
@@ -12,11 +13,16 @@ import comfy.sample
 import comfy.utils
 import torch
 from comfy.model_sampling import CONST
+from einops import EinopsError
 from torch.nn.functional import interpolate
 
 from .architecture import Size, diffusion_model_of, latent_geometry, size_ratio
 from .run import Run
 from .schedule import MixedResolution, low_size
+
+log = logging.getLogger("postdiff")
+
+BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
 
 
 @dataclass(frozen=True)
@@ -88,19 +94,58 @@ def reason_against(sampling: SamplingArguments, conds: dict[str, Any], diffusion
     return None
 
 
+class SizeError(Exception):
+    """Something in the run cannot take a latent of another size; says at which it failed, and how."""
+
+
+def may_be_of_size(error: Exception) -> bool:
+    """Whether it may come of a change of size; not what tells of something else, as running out of memory does."""
+    return type(error) in (RuntimeError, IndexError, ValueError, AssertionError, EinopsError)
+
+
 @contextlib.contextmanager
-def remedy_named(low: Size) -> Iterator[None]:
-    """Add to an error of the two stages what to do where another node cannot take a change of size."""
+def size_errors(low: Size) -> Iterator[None]:
+    """Raise what may come of a change of size as SizeError: a node that keeps a hint of the full latent's, say."""
     try:
         yield
-    except (RuntimeError, IndexError) as error:
-        if type(error) not in (RuntimeError, IndexError):  # such as running out of memory, which the host deals with
+    except Exception as error:
+        if not may_be_of_size(error):
+            raise
+        log.info("PostDiff: what failed with a low-resolution stage:", exc_info=error)
+        raise SizeError(
+            f"something on the model failed when the run began at {_in_words(low)} latents "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def remedy_named(before: str) -> Iterator[None]:
+    """Add to an error at full size what to do if it is for the attempt `before` that a node cannot run again."""
+    try:
+        yield
+    except Exception as error:
+        if not may_be_of_size(error):
             raise
         raise RuntimeError(
-            f"{error}\nThis run began at {_in_words(low)} latents (mixed resolution). If the graph runs without that, "
-            "another node on the model keeps something of the full size. Set low_res_scale to 1; under a preset, put "
-            "Mixed Resolution (patch) with low_res_scale 1 on the model."
+            f"{error}\nBefore that, {before}. If the graph runs without mixed resolution, set low_res_scale to 1; "
+            "under a preset, put Mixed Resolution (patch) with low_res_scale 1 on the model."
         ) from error
+
+
+def begin_anew(guider: Any, conds: dict[str, Any], sampling: SamplingArguments) -> None:
+    """Put back what a failed attempt used up: the prompts, and the global generator's state after drawing the noise."""
+    guider.conds = conds
+    _noise(sampling.latent_image.cpu(), sampling.seed, batch_index_of(guider))
+
+
+def copied(conds: dict[str, Any]) -> dict[str, Any]:
+    """Prompts that the host may fill in, as it does in each run, without these knowing."""
+    return {name: [dict(cond) for cond in group] for name, group in conds.items()}
+
+
+def batch_index_of(guider: Any) -> list[int] | None:
+    """Which pictures of a larger batch these are, for their noise; None if they are a batch of their own."""
+    return guider.model_options.get(BATCH_INDEX)
 
 
 def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) -> tuple[Size | None, str | None]:
@@ -125,20 +170,20 @@ def sample_in_two_stages(
     settings: MixedResolution,
     low: Size,
     sampling: SamplingArguments,
-    batch_index: list[int] | None,
     executor: Callable,
 ) -> torch.Tensor:
     """Stage 1 at `low` latent sides, then stage 2 from its upsampled x0; returns the finished latent."""
     guider, switch = run.guider, run.plan.low_res_steps
+    batch_index = batch_index_of(guider)
     _note_other_noise(run, sampling, batch_index)
-    conds = {name: [dict(cond) for cond in group] for name, group in guider.conds.items()}
+    conds = copied(guider.conds)
     _show_whole_run_to_mask_function(guider, sampling.sigmas)
-    forget_low_predictions = _reset_of_guidance_functions(guider, low)
 
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
     first, last_x0 = _low_stage(sampling, low, switch, batch_index)
-    x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
+    with _forgotten_by_guidance_functions(guider, low):
+        x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
     sigmas = sampling.sigmas[switch:].clone()
     if settings.switch == "matched" and sigmas[-1] > 0:
@@ -151,7 +196,6 @@ def sample_in_two_stages(
         sigmas = matched_sigmas(sigmas, size_ratio(sampling.size, low), model_sampling)
     run.enter_stage(range(switch, len(run.plan.steps)), sigmas.tolist())
     guider.conds = conds
-    forget_low_predictions()
     height, width = sampling.size
     x0 = x0.to(sampling.latent_image.device)  # MPS has no `area` for every size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
@@ -295,8 +339,9 @@ def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
     guider.model_options["denoise_mask_function"] = shown_whole_run
 
 
-def _reset_of_guidance_functions(guider: Any, low: Size) -> Callable[[], None]:
-    """A function that makes the guidance functions of other nodes forget predictions of the low size.
+@contextlib.contextmanager
+def _forgotten_by_guidance_functions(guider: Any, low: Size) -> Iterator[None]:
+    """Make the guidance functions of other nodes forget predictions of the low size when stage 1 ends.
 
     APG keeps one from step to step and starts anew where sigma rises, as it does between two runs, but not between the
     stages. What such a function remembered before the run is given back to it.
@@ -305,14 +350,13 @@ def _reset_of_guidance_functions(guider: Any, low: Size) -> Callable[[], None]:
     functions = [*options.get("sampler_pre_cfg_function", ()), *options.get("sampler_post_cfg_function", ())]
     functions.append(options.get("sampler_cfg_function"))
     remembered = [_closure(function) for function in functions]
-
-    def forget() -> None:
+    try:
+        yield
+    finally:
         for cells in remembered:
             if any(_is_of_size(cell.cell_contents, low) for cell, _ in cells):
                 for cell, content in cells:
                     cell.cell_contents = content
-
-    return forget
 
 
 def _closure(function: Callable | None) -> list[tuple[CellType, Any]]:

@@ -17,8 +17,6 @@ from .mixed_resolution import SamplingArguments
 from .run import KEY, Observer, Run, Uncopied
 from .schedule import FEWEST_STEPS, DeepCache, Plan, Settings, Technique, field_of, stock_plan
 
-BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
-
 
 class Kind(NamedTuple):
     """What there is to say of a technique before it runs."""
@@ -71,7 +69,7 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None, notes
 def with_batch_index(model: Any, batch_index: list[int] | None) -> Any:
     """A clone of MODEL whose runs draw noise for these pictures of a larger batch; the report is on both."""
     clone = model.clone()
-    clone.model_options[BATCH_INDEX] = batch_index
+    clone.model_options[mixed_resolution.BATCH_INDEX] = batch_index
     return clone
 
 
@@ -82,7 +80,7 @@ def carried_by(model: Any) -> PostDiff:
 
 
 class PostDiff(Uncopied):
-    """The OUTER_SAMPLE wrapper. Holds settings, observers and the last run's report; everything else lives in a Run."""
+    """The OUTER_SAMPLE wrapper. Holds settings, observers and what came of the last run; all else lives in a Run."""
 
     def __init__(
         self,
@@ -94,6 +92,7 @@ class PostDiff(Uncopied):
         self.observers = tuple(observers)
         self.notes = tuple(dict.fromkeys(notes))
         self.last_report: dict[str, Any] | None = None
+        self.size_error: str | None = None  # why the last run gave its low-resolution stage up
 
     def __call__(
         self,
@@ -108,12 +107,24 @@ class PostDiff(Uncopied):
         seed: int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        self.last_report = None
+        self.last_report = self.size_error = None
         if len(sigmas) < 2:  # no step
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
         sampling = SamplingArguments(
             noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs
         )
+        guider, conds = executor.class_obj, mixed_resolution.copied(executor.class_obj.conds)
+        try:
+            return self._run(executor, sampling)
+        except mixed_resolution.SizeError as error:
+            self.size_error = str(error)
+        # Outside the handler, which keeps what the failed attempt held.
+        mixed_resolution.begin_anew(guider, conds, sampling)
+        with mixed_resolution.remedy_named(self.size_error):
+            return self._run(executor, sampling)
+
+    def _run(self, executor: Any, sampling: SamplingArguments) -> torch.Tensor:
+        """One attempt. Raises SizeError where one with a low-resolution stage fails."""
         run, low = self._plan_run(executor.class_obj, sampling)
         self._install_techniques(run, sampling, low)
         with run.on(executor.class_obj):
@@ -123,13 +134,12 @@ class PostDiff(Uncopied):
             if mixed is None or low is None:
                 samples = sampling.run_by(executor)
             else:
-                batch_index = executor.class_obj.model_options.get(BATCH_INDEX)
-                with mixed_resolution.remedy_named(low):
-                    samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, batch_index, executor)
+                with mixed_resolution.size_errors(low):
+                    samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, executor)
             run.clock.stop()
         if not run.sees_rows and {"deep_cache", "cross_attn_cache"} & set(run.plan.acting):
             run.note("A node calls the model without its transformer options: nothing was reused.")
-        self.last_report = report.document(run, self.settings, sampling.size, low, batch=noise.shape[0])
+        self.last_report = report.document(run, self.settings, sampling.size, low, batch=sampling.noise.shape[0])
         report.log_summary(self.last_report)
         for observer in self.observers:
             observer.on_report(self.last_report)
@@ -185,7 +195,7 @@ class PostDiff(Uncopied):
         if mixed is None or mixed.is_off:
             return None, None
         diffusion_model = diffusion_model_of(guider.model_patcher)
-        reason = mixed_resolution.reason_against(sampling, guider.conds, diffusion_model)
+        reason = self.size_error or mixed_resolution.reason_against(sampling, guider.conds, diffusion_model)
         if reason is not None:
             return None, f"All steps run at full size: {reason}."
         return mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model)

@@ -145,8 +145,13 @@ class Runs:
                 disable_pbar=True,
                 seed=picture.seed,
             )
-        report = patch.carried_by(patched).last_report
-        self.notes.update(report["notes"] if report else ())
+        carried = patch.carried_by(patched)
+        if carried.size_error is not None:
+            raise ValueError(
+                f"Low resolution cannot be compared: {carried.size_error}. Calibrate the model without the node that "
+                "fails, or with low_res_scale 1 in lists of your own."
+            )
+        self.notes.update(carried.last_report["notes"] if carried.last_report else ())
         return latent
 
     def _encode(self, prompt: str) -> Any:

@@ -278,6 +278,15 @@ def test_a_model_that_carries_settings_already_is_refused(pipeline):
         calibrate(pipeline | {"model": model})
 
 
+def test_a_node_that_takes_no_low_resolution_is_named_with_the_remedy(pipeline):
+    """All its runs would be at full size, and priced as if they were not."""
+    model = pipeline["model"].clone()
+    model.set_model_input_block_patch(lambda h, options: h + h.new_zeros(8, 1) if options["block"][1] == 1 else h)
+    calibrate(pipeline | {"model": model}, prompts="one", low_res_scale="1")
+    with pytest.raises(ValueError, match=r"began at 4x4.*Calibrate the model without the node that fails, or with low"):
+        calibrate(pipeline | {"model": model}, prompts="one")
+
+
 def test_every_input_explains_itself_and_samples_as_the_stock_ksampler_does():
     assert all(declared.tooltip for declared in SCHEMA.inputs)
     stock = comfy_nodes.KSampler.INPUT_TYPES()["required"]

@@ -3,6 +3,7 @@
 Under the scheduler `simple`, step i of T begins at fraction i/T of the run; `switch` is counted by hand from that.
 """
 
+import re
 from types import SimpleNamespace
 
 import comfy.patcher_extension
@@ -11,7 +12,14 @@ import comfy.samplers
 import nodes as comfy_nodes
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import BasicGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
+from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_custom_sampler import (
+    BasicGuider,
+    KSamplerSelect,
+    RandomNoise,
+    SamplerCustom,
+    SamplerCustomAdvanced,
+)
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 
 import pack_nodes
@@ -271,14 +279,57 @@ def test_pixart_with_areas_runs_at_full_size_and_says_so(region):
     assert "PixArtMS takes few sizes" in " ".join(pack_nodes.report(patched)["notes"])
 
 
-def test_an_error_over_a_change_of_size_says_how_to_run_without_one():
-    """Such as a node that keeps a hint of the full latent's size."""
-    model, hint = tiny_models.small_unet(), torch.zeros(1, 32, 16, 16)
-    model.set_model_input_block_patch(lambda h, _options: h + hint[:, : h.shape[1]] if h.shape[1] == 32 else h)
-    with pytest.raises(
-        RuntimeError, match=r"must match the size(.|\n)*began at 8x8(.|\n)*low_res_scale 1 on the model"
-    ):
-        pack_nodes.sample(HALF, inputs=inputs_for(model))
+def keeping_a_hint(model: ModelPatcher) -> ModelPatcher:
+    """With a node's patch that fails where the latent is not as large as the picture it was made for."""
+    kept, hint = model.clone(), torch.full((1, 1, 16, 1), 0.1)
+    kept.set_model_input_block_patch(lambda h, options: h + hint if options["block"] == ("input", 1) else h)
+    return kept
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "dpm_2_ancestral", "dpmpp_sde"])
+def test_where_another_node_fails_at_low_resolution_all_runs_at_full_size_and_the_notes_say_why(sampler_name):
+    model = keeping_a_hint(tiny_models.small_unet())
+    area = tiny_models.conditioning(model, seed=4, area=(16, 8, 0, 4), strength=2.0)
+    inputs = inputs_for(model, sampler_name=sampler_name, positive=tiny_models.conditioning(model, seed=1) + area)
+    others = {"interval": 2, "cutoff_start": 0.75}
+    expected = tiny_models.stock_sample(**inputs | {"model": pack_nodes.patched(model, Techniques(**others))})
+    patched = pack_nodes.patched(model, Techniques(low_res_scale=0.5, low_res_until=0.5, **others))
+    for _ in range(2):
+        assert torch.equal(tiny_models.stock_sample(**inputs | {"model": patched}), expected)
+        report = pack_nodes.report(patched)
+        assert {step["stage"] for step in report["plan"]} == {"full"} and report["low_size"] is None
+        assert re.search(r"All steps run at full size: .*began at 8x8.*must match the size", " ".join(report["notes"]))
+
+
+def test_after_a_node_failed_at_low_resolution_the_global_generator_draws_what_it_does_in_a_stock_run():
+    """From which euler takes its churn."""
+    model = keeping_a_hint(tiny_models.small_unet())
+    inputs = inputs_for(model)
+
+    def sample(model):
+        given = {name: inputs[name] for name in ("cfg", "positive", "negative", "latent_image")}
+        sampler, sigmas = comfy.samplers.ksampler("euler", {"s_churn": 5.0}), by_hand.sigmas_of(inputs)
+        return SamplerCustom.execute(model, add_noise=True, noise_seed=3, sampler=sampler, sigmas=sigmas, **given).args[
+            0
+        ]["samples"]
+
+    assert torch.equal(sample(pack_nodes.patched(model, HALF)), sample(model))
+
+
+def test_what_fails_at_full_size_too_says_how_to_run_without_a_change_of_size():
+    """Such as a node that gathers a run's predictions, which after the first attempt are of two sizes."""
+    gathered = []
+
+    def gather(step, denoised, x, total):
+        gathered.append(denoised)
+        torch.cat(gathered)
+
+    inputs = inputs_for(tiny_models.small_unet())
+    sampler = comfy.samplers.KSampler(pack_nodes.patched(inputs["model"], HALF), 6, "cpu", "euler", "simple")
+    latent = torch.zeros(1, 4, 16, 16)
+    noise = comfy.sample.prepare_noise(latent, 1)
+    with pytest.raises(RuntimeError, match=r"must match(.|\n)*began at 8x8(.|\n)*low_res_scale 1 on the model"):
+        sampler.sample(noise, inputs["positive"], inputs["negative"], 7.0, latent_image=latent, seed=1, callback=gather)
 
 
 def test_sizes_given_to_sdxl_hold_in_both_stages():
