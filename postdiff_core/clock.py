@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
@@ -44,18 +45,18 @@ MOMENTS: dict[str, Callable[[torch.device], Moment]] = {"cpu": ProcessorMoment, 
 
 
 class Clock:
-    """When each step of a run began, and when the last one ended."""
+    """When a run turned to which step, and when the last one ended."""
 
     def __init__(self) -> None:
-        self._began: dict[int, Moment] = {}
+        self._turns: list[tuple[int, Moment]] = []
         self._ended: Moment | None = None
         self._device: torch.device | None = None
 
     def begin(self, step: int, device: torch.device) -> None:
-        """A step is evaluated; only its first evaluation counts."""
+        """A step is evaluated. Some samplers look ahead, or go back."""
         self._device = device
-        if step not in self._began:
-            self._began[step] = _moment(device)
+        if not self._turns or self._turns[-1][0] != step:
+            self._turns.append((step, _moment(device)))
 
     def stop(self) -> None:
         """The last step is done."""
@@ -63,17 +64,16 @@ class Clock:
             self._ended = _moment(self._device)
 
     def seconds(self, total: int) -> list[float | None]:
-        """Seconds per step: from its first evaluation to the next step's; None for a step that was never evaluated.
+        """Seconds per step: from each of its evaluations to the next other step's; None for one never evaluated.
 
         Waits for the device.
         """
         if self._ended is None:
             return [None] * total
-        steps = sorted(self._began)
-        moments = [*(self._began[step] for step in steps), self._ended]
-        spent = {
-            step: later.seconds_since(sooner) for step, (sooner, later) in zip(steps, pairwise(moments), strict=True)
-        }
+        moments = [*(moment for _, moment in self._turns), self._ended]
+        spent: dict[int, float] = defaultdict(float)
+        for (step, _), (sooner, later) in zip(self._turns, pairwise(moments), strict=True):
+            spent[step] += later.seconds_since(sooner)
         return [spent.get(step) for step in range(total)]
 
 

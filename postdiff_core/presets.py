@@ -32,8 +32,9 @@ PRESETS: dict[str, Settings] = {
 # 384 of 512 px, with SDXL at 768 of 1024.
 TRAINED_SIDES: dict[Family, int] = {"sd15": 64, "sdxl": 128}
 LEAST_SHARE_OF_TRAINED_SIDE = 0.75
-# Not in the paper: what is safe on a model that nobody has calibrated. `_recognise` names these numbers.
-UNKNOWN = Settings(MixedResolution(0.75, 0.2), None, None, CFGCutoff(0.75))
+# Not in the paper: what is safe on a model that nobody has calibrated.
+SAFE_RESOLUTION, SAFE_CUTOFF = MixedResolution(0.75, 0.2), CFGCutoff(0.75)
+UNKNOWN = Settings(SAFE_RESOLUTION, None, None, SAFE_CUTOFF)
 CHOICES = ("auto", *PRESETS, "off")
 
 SD_CLASSES = (comfy.model_base.BaseModel, comfy.model_base.SD21UNCLIP, comfy.model_base.SD15_instructpix2pix)
@@ -73,7 +74,10 @@ def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: S
     """The settings for the MODEL's family."""
     family, name = family_of(model), type(model.model).__name__
     if family == "unknown":
-        reason = f"auto: {name} is of no known family, so beta 0.75, s 0.2 and cut-off 0.75 only"
+        reason = (
+            f"auto: {name} is of no known family, so beta {SAFE_RESOLUTION.low_res_scale:g}, "
+            f"s {SAFE_RESOLUTION.low_res_until:g} and cut-off {SAFE_CUTOFF.start_percent:g} only"
+        )
         return Choice(UNKNOWN, reason, (f"{reason}.",), "unknown family")
     settings, reason, recognised = PRESETS[family], f"auto: {name} is of the {family} family", str(family)
     if family in DISTILLED_FAMILIES and is_distilled(model, sampler_name, cfg, steps):

@@ -17,8 +17,8 @@ log = logging.getLogger("postdiff")
 def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *, batch: int) -> dict[str, Any]:
     """The report of a finished run, plain data.
 
-    `size` and `low_size` are latent (height, width). Seconds are measured from a step's first evaluation to the next
-    step's; multiply-accumulates are the plan's, one evaluation a step, attention products included.
+    `size` and `low_size` are latent (height, width). Seconds are measured from a step's evaluation to the next step's;
+    multiply-accumulates are the plan's, one evaluation a step, attention products included.
     """
     work = _work(run, settings, size, low_size, batch)  # while the device is still at work
     seconds = run.clock.seconds(len(run.plan.steps))

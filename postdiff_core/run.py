@@ -103,7 +103,7 @@ class Run(Uncopied):
         original = guider.model_options
         options = comfy.model_patcher.create_model_options_clone(original)
         for kind, wrapper in (
-            (WrappersMP.SAMPLER_SAMPLE, self._sample),  # innermost: sees the sigmas that the sampler gets
+            (WrappersMP.SAMPLER_SAMPLE, self._sample),  # inside others': sees the sigmas that the sampler gets
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
             (WrappersMP.APPLY_MODEL, self._apply_model),
             *self._wrappers,

@@ -25,6 +25,7 @@ PACKAGES = ("matplotlib", "pyarrow", "ray", "torchmetrics")
 OLDEST_PYTHON = (3, 11)
 DRAWING = ("postdiff_core", "nodes", "tools/evaluation")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+PIECE, PIECES = 2**16, 64  # of a checkpoint, for its digest: bytes, and how many
 MEASURED_PROMPTS = 3  # of a dry run, after one that warms up
 TOLERATED_FAILURES, TOLERATED_SHARE = 20, 0.1
 
@@ -179,11 +180,11 @@ def real_pictures(folder: Path | None) -> list[str]:
 
 
 def require_files(models: Sequence[Any], folder: Path) -> None:
-    missing = [f"  {folder / file} (of {model.name})" for model in models for file in model.files]
-    missing = [line for line in missing if not Path(line.strip().rpartition(" (of ")[0]).is_file()]
+    wanted = [(folder / file, model.name) for model in models for file in model.files]
+    missing = [f"  {file} (of {name})\n" for file, name in wanted if not file.is_file()]
     if missing:
         raise FileNotFoundError(
-            "These model files are missing:\n" + "\n".join(missing) + "\n"
+            f"These model files are missing:\n{''.join(missing)}"
             "Put them there, name another --models-folder, or choose models with --model."
         )
 
@@ -193,11 +194,13 @@ def digest(value: Any) -> str:
 
 
 def weights_digest(file: Path) -> str:
-    """Tells one checkpoint from another without reading all of it: its size and its last megabyte of weights."""
-    size = file.stat().st_size
+    """Tells one checkpoint from another without reading all of it: by its size and by pieces from all over it."""
+    size, parts = file.stat().st_size, []
     with file.open("rb") as opened:
-        opened.seek(max(0, size - 2**20))
-        return digest((size, opened.read()))
+        for number in range(PIECES):
+            opened.seek(max(0, size - PIECE) * number // (PIECES - 1))
+            parts.append(opened.read(PIECE))
+    return digest((size, parts))
 
 
 def code_versions() -> dict[str, str]:

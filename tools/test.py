@@ -1,6 +1,6 @@
-"""Run the tests: all of them, a few files at a time, where nothing is asked for.
+"""Run the tests: all of them, a few files at a time, where none is named.
 
-Every argument is passed on to pytest; --core stands for the core suite where no test is named.
+Every argument is passed on to pytest; where no test is named, --core stands for the core suite.
 """
 
 import os
@@ -40,11 +40,10 @@ PARALLEL = ["--numprocesses", str(WORKERS), "--dist", "loadfile", "--no-loadscop
 def main(arguments: list[str]) -> int:
     here = Path.cwd()
     os.chdir(ROOT)  # where pyproject.toml has pytest's settings
-    wants_core = "--core" in arguments and not any(names_tests(here, each) for each in arguments)
     given = [from_root(here, each) for each in arguments if each != "--core"]
-    if wants_core:
-        return pytest.main([*given, *CORE])
-    return pytest.main(given or PARALLEL)
+    if any(names_tests(here, each) for each in arguments):
+        return pytest.main(given)
+    return pytest.main([*given, *(CORE if "--core" in arguments else PARALLEL)])
 
 
 def names_tests(here: Path, argument: str) -> bool:

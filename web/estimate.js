@@ -4,7 +4,7 @@
  */
 
 import { plan, stepAtUniformTimesteps } from "./plan.js";
-import { PRESETS, UNKNOWN } from "./presets.js";
+import { DISTILLED, PRESETS, UNKNOWN } from "./presets.js";
 
 const TECHNIQUE = {
   MixedResolutionKSampler: "mixed_resolution",
@@ -22,8 +22,6 @@ const SETTINGS = {
 const RUN = ["steps", "denoise", "start_at_step", "end_at_step", "preset", "cfg", "sampler_name"];
 
 const STEPS_WITHOUT_SAMPLER = 20;
-const MOST_DISTILLED_STEPS = 10;
-const LARGEST_DISTILLED_CFG = 1.5;
 
 /** The nodes that show a timeline, and the techniques each one shows. */
 export const TECHNIQUES_OF = {
@@ -128,7 +126,7 @@ function preset(graph, entry, { total, root, chosen }) {
   }
   if (root?.type === "PostDiffEmbeddedModel") return PRESETS.embedded;
   const fewSteps =
-    valueOf(graph, entry, "cfg") <= LARGEST_DISTILLED_CFG && total <= MOST_DISTILLED_STEPS;
+    total <= DISTILLED.mostSteps && valueOf(graph, entry, "cfg") <= DISTILLED.largestCfg;
   const distilled = fewSteps || valueOf(graph, entry, "sampler_name") === "lcm";
   const model = JSON.stringify([root?.type, root?.node.widgets?.map(({ value }) => value), distilled]);
   if (learned?.preset === "auto" && learned.model === model)

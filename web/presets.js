@@ -15,3 +15,6 @@ export const PRESETS = {
 
 /** What `auto` chooses for a model it does not know. */
 export const UNKNOWN = { ...mixed(0.75, 0.2), cfg_cutoff: { start_percent: 0.75 } };
+
+/** What `auto` takes for a run of a distilled model: so few steps with so little guidance. */
+export const DISTILLED = { mostSteps: 10, largestCfg: 1.5 };

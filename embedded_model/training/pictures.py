@@ -6,6 +6,7 @@ picture is a blank one's latents plus the patches' differences from blank: a tra
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -117,7 +118,7 @@ def encode_patches(recipe: Recipe, autoencoder: Autoencoder, icons: Path, folder
     """Write what each icon adds to a blank picture's latents, for every side and size, as
     `patches-<side>-<size>.npy`, (appearances, backgrounds, 8, cells, cells) float16, and `blanks-<side>.npy`."""
     folder.mkdir(parents=True, exist_ok=True)
-    forget_other_patches(folder)
+    forget_other_patches(folder, autoencoder)
     rgba = np.load(icons / "concepts.npy", mmap_mode="r")
     rows = {(c.name, style): (i, j) for i, c in enumerate(concepts()) for j, style in enumerate(STYLES)}
     for side in recipe.pictures.sides:
@@ -140,9 +141,12 @@ def encode_patches(recipe: Recipe, autoencoder: Autoencoder, icons: Path, folder
             part.rename(file)
 
 
-def forget_other_patches(folder: Path) -> None:
-    """Delete patches of other icons or backgrounds, left by another version of the recipe."""
-    contents = json.dumps({"appearances": appearances(), "backgrounds": BACKGROUNDS})
+def forget_other_patches(folder: Path, autoencoder: Autoencoder) -> None:
+    """Delete patches of other icons or backgrounds, or by another autoencoder: of another version of the recipe."""
+    encoder = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in autoencoder.state_dict().values()))
+    contents = json.dumps(
+        {"appearances": appearances(), "backgrounds": BACKGROUNDS, "autoencoder": encoder.hexdigest()}
+    )
     listed = folder / "contents.json"
     if not listed.exists() or listed.read_text(encoding="utf-8") != contents:
         for file in folder.glob("patches-*.npy"):

@@ -131,12 +131,17 @@ class Calibration:
                 raise OutOfTime
             start = time.monotonic()
             values = self.score.values(candidate, picture)
+            if not all(map(math.isfinite, values.values())):
+                raise ValueError(
+                    f"The picture of {picture.prompt!r} with seed {picture.seed} by {candidate} holds numbers that are "
+                    "not finite. If the stock run's is black too, start ComfyUI with --fp32-vae, or with --force-fp32."
+                )
             store.put_score(run, self.score.key, values)
             self._seconds += time.monotonic() - start
             self._cost += self.pricing.share(candidate)
             self.measured += 1
         self._values.setdefault(candidate, {})[index] = values
-        return next(iter(values.values()))
+        return values[self.score.name]
 
     def _measure_stock(self) -> None:
         """On the pictures of the chosen, to say what is lost or won, and whether the scores mean anything."""
@@ -150,7 +155,7 @@ class Calibration:
         self.runs.notes.update([doubt] if doubt else [])
 
     def _scores(self, candidate: Candidate) -> dict[int, float]:
-        return {index: next(iter(values.values())) for index, values in self._values[candidate].items()}
+        return {index: values[self.score.name] for index, values in self._values[candidate].items()}
 
     def _row(self, candidate: Candidate, chosen: Candidate) -> Row:
         values, own, level = list(self._values[candidate].values()), self._scores(candidate), self._scores(chosen)

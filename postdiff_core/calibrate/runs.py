@@ -106,7 +106,10 @@ class Runs:
         latent = self.store.latent(run)
         if latent is None:
             start = time.perf_counter()
-            self.store.put_latent(run, self._draw(candidate, picture))
+            drawn = self._draw(candidate, picture)
+            if not drawn.isfinite().all():  # not kept: the next try may have other weights or another precision
+                return drawn
+            self.store.put_latent(run, drawn)
             self._seconds.setdefault(candidate, []).append(time.perf_counter() - start)
             latent = self.store.latent(run)
             assert latent is not None

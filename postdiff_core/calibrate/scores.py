@@ -17,12 +17,12 @@ LEAST_MSE = 1e-10  # pictures closer than this count as equal: 100 dB
 class Score(Protocol):
     """Judges runs; more is better."""
 
-    name: str  # what the first value is, in words
+    name: str  # of the value that ranks runs, in words
     key: str  # what the values are kept under
     ranks_resolutions: bool  # whether runs that change resolution differently can be compared
 
     def values(self, candidate: Candidate, picture: Picture) -> dict[str, float]:
-        """What is found for a run; the first value ranks it."""
+        """What is found for a run, `name` among it."""
         ...
 
     def doubt(self, drawn: Sequence[tuple[Candidate, Picture]]) -> str | None:

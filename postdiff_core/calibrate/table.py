@@ -12,8 +12,8 @@ PARAMETERS = ("steps", "low_res_scale", "low_res_until", "interval", "start_perc
 
 def markdown(result: Result) -> str:
     """One line per candidate, best first; the chosen one in bold, then the stock run."""
-    names = list(result.chosen.values)
-    header = ["", *PARAMETERS, "times less work", "seconds", "pictures", result.score_name, *names[1:]]
+    names = [name for name in result.chosen.values if name != result.score_name]
+    header = ["", *PARAMETERS, "times less work", "seconds", "pictures", result.score_name, *names]
     rows = sorted(result.rows, key=lambda row: (row != result.chosen, -row.score))
     lines = [_line("**chosen**" if row == result.chosen else "", row, names) for row in rows]
     if result.stock:
@@ -63,5 +63,5 @@ def _line(mark: str, row: Row, names: list[str]) -> list[str]:
         "" if row.seconds is None else f"{row.seconds:.2f}",
         str(row.pictures),
         f"{row.score:.2f}{error}",
-        *(f"{row.values[name]:.3f}" for name in names[1:]),
+        *(f"{row.values[name]:.3f}" for name in names),
     ]

@@ -287,6 +287,21 @@ def test_a_node_that_takes_no_low_resolution_is_named_with_the_remedy(pipeline):
         calibrate(pipeline | {"model": model}, prompts="one")
 
 
+@pytest.mark.parametrize("of_nan", ["decoded", "latent"])
+def test_a_picture_that_is_not_finite_is_named_with_the_remedy_and_not_kept(pipeline, monkeypatch, of_nan):
+    class Overflowing(tiny_pipeline.Vae):
+        def decode(self, latent):
+            return super().decode(latent) * torch.nan
+
+    with monkeypatch.context() as patched:
+        if of_nan == "latent":
+            patched.setattr(Runs, "_draw", lambda self, *_: torch.full((1, 4, *self.size), torch.nan))
+        vae = Overflowing() if of_nan == "decoded" else pipeline["vae"]
+        with pytest.raises(ValueError, match=r"'one' with seed 1 by 5 steps.*not finite.*--fp32-vae"):
+            calibrate(pipeline | {"vae": vae}, prompts="one")
+    assert found(calibrate(pipeline, prompts="one"))["complete"]
+
+
 def test_every_input_explains_itself_and_samples_as_the_stock_ksampler_does():
     assert all(declared.tooltip for declared in SCHEMA.inputs)
     stock = comfy_nodes.KSampler.INPUT_TYPES()["required"]

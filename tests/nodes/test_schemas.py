@@ -6,9 +6,13 @@ import pytest
 from postdiff.nodes.cfg_cutoff import CFGCutoff
 from postdiff.nodes.cross_attn_cache_patch import CrossAttnCachePatch
 from postdiff.nodes.deep_cache_patch import DeepCachePatch
+from postdiff.nodes.embedded_model import PostDiffEmbeddedModel
 from postdiff.nodes.mixed_resolution_ksampler import MixedResolutionKSampler
 from postdiff.nodes.mixed_resolution_patch import MixedResolutionPatch
+from postdiff.nodes.postdiff_calibrate import PostDiffCalibrate
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
+from postdiff.nodes.postdiff_report import PostDiffReport
+from postdiff.postdiff_core.patch import KINDS
 
 KSAMPLER = {name: None for name in comfy_nodes.KSampler.INPUT_TYPES()["required"]}
 METHODS = ["bilinear", "nearest-exact", "bicubic", "area", "bislerp"]
@@ -38,6 +42,31 @@ NODES = {
     ),
     CFGCutoff: (["MODEL"], {"model": None, "start_percent": (0.75, 0.0, 1.0)}),
     PostDiffKSampler: (["LATENT", "MODEL"], KSAMPLER | {"preset": ("auto", PRESETS)}),
+    PostDiffEmbeddedModel: (["MODEL", "CLIP", "VAE"], {}),
+    PostDiffReport: (["LATENT", "STRING", "IMAGE"], {"model": None, "latent": None}),
+    PostDiffCalibrate: (
+        ["COMBO", "INT", "FLOAT", "FLOAT", "INT", "FLOAT", "IMAGE", "STRING", "STRING"],
+        {
+            **dict.fromkeys(("model", "clip", "vae", "prompts", "negative")),
+            "search": ("quick", ["quick", "thorough", "own lists"]),
+            **dict.fromkeys(("steps", "low_res_scale", "low_res_until", "interval", "start_percent")),
+            "least_speedup": (1.5, 1.0, 10.0),
+            **dict.fromkeys(("sampler_name", "scheduler")),
+            "cfg": (7.5, 0.0, 100.0),
+            "width": (512, 64, 8192),
+            "height": (512, 64, 8192),
+            "first_seed": (1, 0, 2**63),
+            "seeds": (2, 1, 100),
+            "minutes": (15.0, 0.0, 10_000.0),
+            **dict.fromkeys(("preset_name", "resume", "clip_vision", "score_clip")),
+        },
+    ),
+}
+PATCHES = {
+    "mixed_resolution": MixedResolutionPatch,
+    "deep_cache": DeepCachePatch,
+    "cross_attn_cache": CrossAttnCachePatch,
+    "cfg_cutoff": CFGCutoff,
 }
 
 
@@ -83,3 +112,9 @@ def test_every_setting_of_the_node_explains_itself(node):
     assert schema.description
     for declared in schema.inputs:
         assert declared.tooltip, declared.id
+
+
+def test_messages_name_the_patches_as_the_canvas_does():
+    assert {name: kind.node for name, kind in KINDS.items()} == {
+        name: node.define_schema().display_name for name, node in PATCHES.items()
+    }

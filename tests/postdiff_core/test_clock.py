@@ -70,6 +70,16 @@ def test_elsewhere_steps_take_the_processor_s_time(device, monkeypatch):
     assert timed.seconds(4) == [0.5, None, 2.0, None]
 
 
+def test_a_step_that_a_sampler_looks_ahead_to_or_goes_back_to_takes_all_its_time(monkeypatch):
+    times = iter([1.0, 1.5, 3.5, 4.5, 8.5])
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(times))
+    timed = Clock()
+    for step in (0, 1, 0, 2):
+        timed.begin(step, torch.device("cpu"))
+    timed.stop()
+    assert timed.seconds(3) == [1.5, 2.0, 4.0]
+
+
 def test_a_run_without_evaluations_took_no_time():
     timed = Clock()
     timed.stop()

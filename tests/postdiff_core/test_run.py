@@ -18,7 +18,7 @@ import pack_nodes
 import tiny_models
 import traces
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
-from postdiff.postdiff_core import patch, schedule
+from postdiff.postdiff_core import patch, report_picture, schedule
 from postdiff.postdiff_core.branches import Branches
 from postdiff.postdiff_core.row_cache import Cached, RowCache, join
 from postdiff.postdiff_core.run import Run
@@ -340,6 +340,19 @@ def listened_to(model):
     listener = Listener()
     mixed = patch.add(model, schedule.MixedResolution(0.5, 0.5))
     return patch.add(mixed, schedule.DeepCache(), listener), listener
+
+
+def test_no_step_takes_negative_time_where_a_sampler_goes_back():
+    """The adaptive sampler goes back before a step that it finds too long."""
+    patched = pack_nodes.patched(tiny_models.small_unet(), EVERYTHING)
+    inputs = tiny_models.sampler_inputs(patched)
+    given = {name: inputs[name] for name in ("model", "cfg", "positive", "negative", "latent_image")}
+    sampler = comfy.samplers.ksampler("dpm_adaptive", {"h_init": 2.0})
+    sigmas = comfy.samplers.calculate_sigmas(patched.get_model_object("model_sampling"), "simple", 20)
+    SamplerCustom.execute(**given, add_noise=True, noise_seed=1, sampler=sampler, sigmas=sigmas)
+    report = pack_nodes.report(patched)
+    assert all(step["seconds"] is None or step["seconds"] >= 0 for step in report["steps"])
+    report_picture.draw(report)
 
 
 @pytest.mark.parametrize("sampler_name", ["euler", "heun", "dpmpp_2m"])

@@ -177,10 +177,18 @@ def test_a_folder_takes_up_only_the_evaluation_that_it_holds(tmp_path):
 
 
 def test_checkpoints_of_one_size_are_told_apart_and_the_code_is_named(tmp_path):
-    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
-    one.write_bytes(bytes(2**21))
-    other.write_bytes(bytes(2**21 - 1) + b"1")
-    assert evaluate.weights_digest(one) == evaluate.weights_digest(one) != evaluate.weights_digest(other)
+    """Also where their last weights are the same, as after a finetune of some layers."""
+    contents = {
+        "one": bytes(2**23),
+        "another end": bytes(2**23 - 1) + b"1",
+        "another middle": bytes(2**22) + b"1" * 2**20 + bytes(3 * 2**20),
+        "empty": b"",
+    }
+    files = [tmp_path / name for name in contents]
+    for file in files:
+        file.write_bytes(contents[file.name])
+    assert evaluate.weights_digest(files[0]) == evaluate.weights_digest(files[0])
+    assert len({evaluate.weights_digest(file) for file in files}) == len(files)
     found = evaluate.code_versions()
     assert found["comfyui"].count(".") == 2 and found["torch"] and len(found["postdiff"]) == 64
 

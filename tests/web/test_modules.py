@@ -36,11 +36,14 @@ def test_a_browser_keeps_none_of_the_modules_when_the_pack_is_updated(server: Se
 
 def test_the_presets_of_the_canvas_are_those_of_python() -> None:
     module = (WEB / "presets.js").as_uri()
-    script = f"import({json.dumps(module)}).then((m) => console.log(JSON.stringify([m.PRESETS, m.UNKNOWN])))"
+    script = (
+        f"import({json.dumps(module)}).then((m) => console.log(JSON.stringify([m.PRESETS, m.UNKNOWN, m.DISTILLED])))"
+    )
     run = subprocess.run([NODE, "-e", script], capture_output=True, text=True, check=True, timeout=60)
-    on_canvas, unknown = json.loads(run.stdout)
+    on_canvas, unknown, distilled = json.loads(run.stdout)
     assert on_canvas == {**{name: shown(settings) for name, settings in presets.PRESETS.items()}, "off": {}}
     assert unknown == shown(presets.UNKNOWN)
+    assert distilled == {"mostSteps": presets.MOST_DISTILLED_STEPS, "largestCfg": presets.LARGEST_DISTILLED_CFG}
 
 
 def shown(settings: Settings) -> dict[str, dict]:

@@ -121,13 +121,17 @@ def test_composed_latents_are_nearly_those_of_the_whole_picture(tmp_path, backgr
 
 
 def test_patches_are_kept_until_the_recipe_draws_other_pictures(tmp_path, monkeypatch):
-    patch = tmp_path / "patches-128-4.npy"
-    forget_other_patches(tmp_path)
+    """Or another autoencoder encodes them."""
+    patch, autoencoder = tmp_path / "patches-128-4.npy", Autoencoder()
+    forget_other_patches(tmp_path, autoencoder)
     patch.touch()
-    forget_other_patches(tmp_path)
+    forget_other_patches(tmp_path, autoencoder)
     assert patch.exists()
+    forget_other_patches(tmp_path, Autoencoder())
+    assert not patch.exists()
+    patch.touch()
     monkeypatch.setitem(BACKGROUNDS, "brown", (120, 80, 40))
-    forget_other_patches(tmp_path)
+    forget_other_patches(tmp_path, autoencoder)
     assert not patch.exists()
 
 
