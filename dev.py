@@ -39,6 +39,7 @@ from environment import (  # noqa: E402
 )
 
 COMMANDS = ("demo", "serve", "test", "check", "package", "bench", "evaluate", "screenshots", "env")
+WITHOUT_ARGUMENTS = ("check", "package", "env")
 OF_COMFYUI = ("torch", "aiohttp", "psutil")  # some of what every ComfyUI has
 WITHOUT_TOOLS = ("demo", "serve")
 
@@ -106,6 +107,9 @@ def main(arguments):
     options, rest = parser.parse_known_args(arguments)
     if options.command not in COMMANDS:
         say(f"Unknown command {options.command!r}. Choose one of: {', '.join(COMMANDS)} (see `python dev.py --help`).")
+        return 2
+    if rest and options.command in WITHOUT_ARGUMENTS:
+        say(f"`{options.command}` takes no arguments; given: {' '.join(rest)} (see `python dev.py --help`).")
         return 2
     try:
         tool, rest, version = choose_tool(options.command, options.host, rest)

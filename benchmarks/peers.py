@@ -1,14 +1,16 @@
 """PostDiff beside ComfyUI's own ways to save work, other packs, and fewer steps, on one machine in one run.
 
+    python dev.py bench peers
     python dev.py bench peers speed --model sd15 --size 256 --steps 8
     python dev.py bench peers error --pictures 24
     python dev.py bench peers speed --pack PATH --set NODE.input=JSON
     python dev.py bench peers reuse
 
-`speed` times each at its defaults on the paper's architecture with random weights. `error` sweeps their settings on the
-embedded model and compares pictures, with what they show and with the stock run's, at the same executed
-multiply-accumulates (counted while they run). A peer that fails is shown with its error. `reuse` asks why a deep cache
-drifts as far as fewer steps do: how much a step errs that reuses the deep branch, and one that is left out.
+Without a name all three are made as they are by default. `speed` times each at its defaults on the paper's architecture
+with random weights. `error` sweeps their settings on the embedded model and compares pictures, with what they show and
+with the stock run's, at the same executed multiply-accumulates (counted while they run). A peer that fails is shown
+with its error. `reuse` asks why a deep cache drifts as far as fewer steps do: how much a step errs that reuses the deep
+branch, and one that is left out.
 """
 
 from __future__ import annotations
@@ -16,15 +18,28 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 import _host
 
+MEASURES = ("speed", "error", "reuse")
+
 
 def main() -> None:
-    options = _parse()
-    _host.start(options)
+    parser = command_line()
+    asked = sys.argv[1:]
+    every = [parser.parse_args(words) for words in ([asked] if asked else [[what] for what in MEASURES])]
+    first = every[0]
+    _host.start(first)
+    for options in every:
+        options.device = first.device
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Make one of the tables, save and print it."""
     result = {"speed": measure_speed, "error": measure_error, "reuse": measure_reuse}[options.what](options)
 
     import _results
@@ -222,7 +237,7 @@ def _document(options: argparse.Namespace, subject: str) -> dict[str, Any]:
     }
 
 
-def _parse() -> argparse.Namespace:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dev.py bench peers", description=__doc__.split("\n\n")[0])
     what = parser.add_subparsers(dest="what", required=True)
     speed = what.add_parser("speed", help="seconds, on a paper's architecture with random weights")
@@ -243,7 +258,7 @@ def _parse() -> argparse.Namespace:
     for each in (speed, error, reuse):
         _host.add_options(each)
         _host.add_json_option(each)
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

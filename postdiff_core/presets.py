@@ -9,6 +9,8 @@ from typing import Any, Literal
 import comfy.model_base
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.pixart.pixartms import PixArtMS
+from comfy.model_base import ModelType
+from comfy.supported_models import SD20
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscreteDistilled
 
 from . import saved_presets
@@ -31,6 +33,7 @@ PRESETS: dict[str, Settings] = {
 # The latent side that a family was trained at. The paper never begins below three quarters of it: with SD1.5 and LCM at
 # 384 of 512 px, with SDXL at 768 of 1024.
 TRAINED_SIDES: dict[Family, int] = {"sd15": 64, "sdxl": 128}
+SD2_V_SIDE = 96  # SD2's models with v-prediction are those of 768 px
 LEAST_SHARE_OF_TRAINED_SIDE = 0.75
 # Not in the paper: what is safe on a model that nobody has calibrated.
 SAFE_RESOLUTION, SAFE_CUTOFF = MixedResolution(0.75, 0.2), CFGCutoff(0.75)
@@ -82,7 +85,7 @@ def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: S
     settings, reason, recognised = PRESETS[family], f"auto: {name} is of the {family} family", str(family)
     if family in DISTILLED_FAMILIES and is_distilled(model, sampler_name, cfg, steps):
         settings, reason, recognised = distilled_settings(settings), f"{reason} and distilled", f"{family}, distilled"
-    beta = smallest_beta(family, size)
+    beta = smallest_beta(trained_side(model, family), size)
     if settings.mixed_resolution is None or settings.mixed_resolution.low_res_scale >= beta:
         return Choice(settings, reason, recognised=recognised)
     mixed = replace(settings.mixed_resolution, low_res_scale=beta)
@@ -111,10 +114,17 @@ def _without_refused(choice: Choice, model: Any) -> Choice:
     return replace(choice, settings=settings, reason=f"{choice.reason}; {left_out}", notes=notes)
 
 
-def smallest_beta(family: Family, size: Size) -> float:
-    """The least `low_res_scale`, to a twentieth, at which a latent of this size begins large enough for its family."""
-    least_side = LEAST_SHARE_OF_TRAINED_SIDE * TRAINED_SIDES.get(family, 0)
-    return min(1.0, round(20 * least_side / math.sqrt(math.prod(size))) / 20)
+def trained_side(model: Any, family: Family) -> int:
+    """The latent side that the MODEL was trained at; 0 if that is not known."""
+    base = model.model
+    if isinstance(base.model_config, SD20) and base.model_type == ModelType.V_PREDICTION:
+        return SD2_V_SIDE
+    return TRAINED_SIDES.get(family, 0)
+
+
+def smallest_beta(trained: int, size: Size) -> float:
+    """The least `low_res_scale`, to a twentieth, at which a latent of this size begins large enough for the model."""
+    return min(1.0, round(20 * LEAST_SHARE_OF_TRAINED_SIDE * trained / math.sqrt(math.prod(size))) / 20)
 
 
 def choices() -> list[str]:

@@ -70,6 +70,7 @@ def test_auto_runs_sdxl_at_three_quarters_for_a_fifth_of_the_steps():
         (tiny_models.sd15, (64, 96), [40, 56]),
         (tiny_models.sd15, (48, 48), None),
         (tiny_models.sd15, (32, 32), None),
+        (tiny_models.sd2, (96, 96), [72, 72]),  # with v-prediction: SD2 for 768 pixels
         (tiny_models.sdxl, (112, 144), [84, 108]),
         (tiny_models.sdxl, (104, 104), [92, 92]),
     ],

@@ -41,7 +41,7 @@ def test_a_compiled_model_gives_the_same_latent_and_each_kind_of_step_one_graph(
     kinds = {tuple(step.values()) for step in patch.carried_by(compiled).last_report["plan"]}
     traced = counters["stats"]["unique_graphs"]
     assert not counters["graph_break"]
-    assert traced <= 2 * len(kinds)
+    assert traced <= len(kinds) + 1  # a step that computes cross-attention may keep it besides
 
     tiny_models.stock_sample(compiled, steps=STEPS)
     assert counters["stats"]["unique_graphs"] == traced  # a second run compiles nothing

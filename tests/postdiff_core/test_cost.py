@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -143,7 +144,7 @@ def test_the_ideal_speedup_is_stock_work_over_the_plans_work(case, techniques, s
 def test_at_512_pixels_auto_saves_less_than_the_preset_by_name(case, named, by_auto):
     """It begins at three quarters of the trained side: SD1.5 at 384 pixels, SDXL at the full 512."""
     family = {SD15.build: "sd15", SDXL.build: "sdxl"}[case.build]
-    beta = presets.smallest_beta(family, (case.size, case.size))
+    beta = presets.smallest_beta(presets.TRAINED_SIDES[family], (case.size, case.size))
     everything = {"mix": True, "depth": 2, **AT_THREE_QUARTERS}
     from_auto = replace(case, low_size=round(beta * case.size)).work(**everything | {"mix": beta < 1})
     assert case.work(**everything).speedup == pytest.approx(named, abs=0.005)
@@ -300,6 +301,15 @@ def constructions(monkeypatch):
 
     monkeypatch.setattr(UNetModel, "__init__", counting)
     return built
+
+
+@pytest.mark.parametrize("build", [full_size_models.sd15, full_size_models.sdxl, full_size_models.pixart_alpha])
+def test_work_is_counted_in_less_than_a_second_of_the_processors_time(build):
+    """The node waits for it before the first run."""
+    model = built(build)
+    began = time.process_time()
+    cost.step_work(model, 96, 104, rows=2, tokens=77)
+    assert time.process_time() - began < 1.0
 
 
 def test_a_plan_is_traced_once_a_size_and_then_remembered_for_every_model_of_its_architecture(constructions):

@@ -122,3 +122,10 @@ def test_an_unknown_benchmark_is_answered_with_the_available_ones():
     done = run_dev("--comfyui", str(pack.comfyui_path()), "bench", "nothing")
     assert done.returncode == 1
     assert "There is no benchmark 'nothing'. Available:" in done.stderr
+
+
+@pytest.mark.parametrize("command", dev.WITHOUT_ARGUMENTS)
+def test_a_command_without_arguments_does_not_run_when_it_is_asked_for_help(command):
+    done = run_dev(command, "--help", "--comfyui", str(pack.comfyui_path()))
+    assert done.returncode == 2
+    assert f"`{command}` takes no arguments; given: --help" in done.stdout + done.stderr
