@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -182,7 +183,7 @@ def sample_in_two_stages(
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
     first, last_x0 = _low_stage(sampling, low, switch, batch_index)
-    with _forgotten_by_guidance_functions(guider, low):
+    with _forgotten_by_guidance_functions(guider, low, sampling.size):
         x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
     sigmas = sampling.sigmas[switch:].clone()
@@ -340,23 +341,32 @@ def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _forgotten_by_guidance_functions(guider: Any, low: Size) -> Iterator[None]:
-    """Make the guidance functions of other nodes forget predictions of the low size when stage 1 ends.
+def _forgotten_by_guidance_functions(guider: Any, low: Size, size: Size) -> Iterator[None]:
+    """Make guidance functions of other nodes forget predictions of stage 1: 0 at full size when it ends, and what they
+    remembered before the run if it fails or is cancelled.
 
-    APG keeps one from step to step and starts anew where sigma rises, as it does between two runs, but not between the
-    stages. What such a function remembered before the run is given back to it.
+    APG adds to its momentum from step to step and starts anew where sigma rises, which it need not do between the
+    stages. What it remembered before the run would be no better there: it may be left of a run of another size.
     """
     options = guider.model_options
     functions = [*options.get("sampler_pre_cfg_function", ()), *options.get("sampler_post_cfg_function", ())]
     functions.append(options.get("sampler_cfg_function"))
     remembered = [_closure(function) for function in functions]
+
+    def learned(cell: CellType, before: Any) -> bool:
+        return cell.cell_contents is not before and _is_of_size(cell.cell_contents, low)
+
     try:
         yield
-    finally:
+    except BaseException:
         for cells in remembered:
-            if any(_is_of_size(cell.cell_contents, low) for cell, _ in cells):
-                for cell, content in cells:
-                    cell.cell_contents = content
+            if any(learned(cell, before) for cell, before in cells):
+                for cell, before in cells:
+                    cell.cell_contents = before
+        raise
+    for cell, before in itertools.chain.from_iterable(remembered):
+        if learned(cell, before):
+            cell.cell_contents = cell.cell_contents.new_zeros((*cell.cell_contents.shape[:-2], *size))
 
 
 def _closure(function: Callable | None) -> list[tuple[CellType, Any]]:

@@ -3,6 +3,7 @@
 Under the scheduler `simple`, step i of T begins at fraction i/T of the run; `switch` is counted by hand from that.
 """
 
+import itertools
 import re
 from types import SimpleNamespace
 
@@ -12,7 +13,9 @@ import comfy.samplers
 import nodes as comfy_nodes
 import pytest
 import torch
+from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_custom_sampler import (
     BasicGuider,
     KSamplerSelect,
@@ -39,6 +42,19 @@ def assert_same(inputs, expected, techniques=HALF):
     latent = pack_nodes.sample(techniques, inputs=inputs)
     assert torch.equal(latent, expected)
     assert not torch.equal(latent, tiny_models.stock_sample(**inputs))
+
+
+def sample_steps(inputs, last):
+    """The first steps of a stock run; all of them if `last` is None."""
+    given = {name: inputs[name] for name in inputs.keys() - {"seed", "denoise"}}
+    comfy_nodes.KSamplerAdvanced().sample(
+        **given,
+        add_noise="enable",
+        noise_seed=1,
+        start_at_step=0,
+        end_at_step=10000 if last is None else last,
+        return_with_leftover_noise="enable",
+    )
 
 
 def ramp(*shape):
@@ -330,6 +346,51 @@ def test_what_fails_at_full_size_too_says_how_to_run_without_a_change_of_size():
     noise = comfy.sample.prepare_noise(latent, 1)
     with pytest.raises(RuntimeError, match=r"must match(.|\n)*began at 8x8(.|\n)*low_res_scale 1 on the model"):
         sampler.sample(noise, inputs["positive"], inputs["negative"], 7.0, latent_image=latent, seed=1, callback=gather)
+
+
+@pytest.fixture
+def with_momentum():
+    """A model with ComfyUI's APG, whose momentum is kept from step to step and from run to run."""
+    return fresh_apg()
+
+
+def fresh_apg():
+    return APG.execute(tiny_models.small_unet(), 1.0, 5.0, -0.5).args[0]
+
+
+@pytest.mark.parametrize("before", ["nothing", "a run", "the first steps of a run", "the first steps of a larger run"])
+def test_the_momentum_of_apg_begins_anew_in_each_stage_whatever_ran_before(with_momentum, before):
+    inputs = inputs_for(with_momentum)
+
+    def guider_for(_model, _stage):
+        return by_hand.cfg_guider(fresh_apg(), inputs["positive"], inputs["negative"], inputs["cfg"])
+
+    expected = by_hand.sample(inputs, low=(8, 8), switch=3, guider_for=guider_for)
+    side = 24 if "larger" in before else 16
+    if before != "nothing":
+        last = None if before == "a run" else 2
+        latent = tiny_models.latent(with_momentum, side, side)
+        sample_steps(inputs | {"latent_image": latent}, last)
+    assert torch.equal(pack_nodes.sample(HALF, inputs=inputs), expected)
+
+
+@pytest.mark.parametrize("evaluation", [1, 2, 3, 4, 6])
+def test_a_run_cancelled_in_either_stage_leaves_apg_ready_for_the_next(with_momentum, evaluation):
+    inputs = inputs_for(with_momentum)
+    evaluations = itertools.count(1)
+
+    def cancel(_network, _inputs):
+        if next(evaluations) == evaluation:
+            raise InterruptProcessingException
+
+    hook = with_momentum.model.diffusion_model.register_forward_pre_hook(cancel)
+    with pytest.raises(InterruptProcessingException):
+        pack_nodes.sample(HALF, inputs=inputs)
+    hook.remove()
+    again = pack_nodes.sample(HALF, inputs=inputs)
+    assert torch.equal(again, pack_nodes.sample(HALF, inputs=inputs_for(fresh_apg())))
+    latent = tiny_models.latent(with_momentum, seed=3)
+    assert torch.isfinite(tiny_models.stock_sample(**inputs | {"denoise": 0.3, "latent_image": latent})).all()
 
 
 def test_sizes_given_to_sdxl_hold_in_both_stages():
