@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 from ..postdiff_core.presets import Choice
@@ -40,7 +41,8 @@ class CanvasEvents:
         server, context = _server(), get_executing_context()
         if server is None or context is None:
             return
-        address = {"node": self.node_id, "sampler_node": context.node_id, "prompt_id": context.prompt_id}
+        nodes = {"node": _shown(self.node_id), "sampler_node": _shown(context.node_id)}
+        address = {**nodes, "prompt_id": context.prompt_id}
         server.send_sync(event, {**address, **content}, server.client_id)
 
 
@@ -48,12 +50,17 @@ def show_text(node_id: str | None, line: str) -> None:
     """Show a line on a node while it runs; does nothing outside a prompt."""
     server = None if node_id is None else _server()
     if server is not None:
-        server.send_progress_text(line, node_id, server.client_id)
+        server.send_progress_text(line, _shown(node_id), server.client_id)
 
 
 def observer_for(node_id: str | None) -> CanvasEvents | None:
     """The observer of a node on the canvas; None outside a prompt."""
     return None if node_id is None else CanvasEvents(node_id)
+
+
+def _shown(node_id: str) -> str:
+    """The node of the canvas in which a node is shown that another one, such as a loop, has added to the graph."""
+    return get_progress_state().dynprompt.get_display_node_id(node_id)
 
 
 def _server() -> Any:
