@@ -13,13 +13,19 @@ from typing import Any
 
 from api_form import ALWAYS, ObjectInfo, companions, is_widget, options_of, specs_of
 
-SLOT, WIDGET, MULTILINE, PICTURE = 22, 28, 100, 250  # heights on the canvas, with room for Nodes 2.0
-NOTE_LINE, NOTE_CHARACTER = 15, 5.2
-TITLE, GAP, MARGIN, GROUP_TITLE = 34, 34, 24, 48
-TIMELINE = {"PostDiffKSampler": 130, "MixedResolutionKSampler": 130}
-LANE = {kind: 90 for kind in ("MixedResolutionPatch", "DeepCachePatch", "CrossAttnCachePatch", "CFGCutoff")}
-PICTURES = ("SaveImage", "PreviewImage", "LoadImage", "MaskPreview", "PostDiffCalibrate", "PostDiffReport")
+# Heights that both render modes need: a widget and a line of text in Nodes 2.0; any on the canvas, which has also a row
+# for what follows a seed; a picture and the name of a pack other than ComfyUI's own, below the node, in Nodes 2.0.
+SLOT, WIDGET, LINE, ROW, MULTILINE, PICTURE, FOOTER, PADDING = 20, 28, 36, 24, 70, 232, 24, 14
+NOTE_LINE, NOTE_CHARACTER, NOTE_ENTRY = 15, 5.2, 6
+TITLE, GAP, MARGIN, GROUP_TITLE = 30, 20, 10, 40
+COLUMN_GAP, GROUP_GAP = 32, 8
+TIMELINE = {"PostDiffKSampler": 119, "MixedResolutionKSampler": 119}
+LANE = {kind: 97 for kind in ("MixedResolutionPatch", "DeepCachePatch", "CrossAttnCachePatch", "CFGCutoff")}
+PICTURES = ("SaveImage", "PreviewImage", "LoadImage", "MaskPreview", "PostDiffReport")
+# Too tall for a small window, so written lower than it gets in Nodes 2.0, and anywhere once it shows its picture.
+GROWING = {"PostDiffCalibrate": 780}
 NOTE = "MarkdownNote"
+STOCK = "comfy-core"
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,15 @@ class Column:
     def __init__(self, graph: Graph, x: int, width: int, y: int):
         self.graph, self.x, self.width, self.y = graph, x, width, y
 
+    @property
+    def right(self) -> int:
+        """Where a column beside this one begins."""
+        return self.x + self.width + COLUMN_GAP
+
+    def beside(self, width: int) -> Column:
+        """A column at the top of the graph, as near as nodes of one group are."""
+        return self.graph.column(self.x + self.width + GAP, width)
+
     def add(self, kind: str, title: str = "", **inputs: Any) -> Node:
         box = self._next(height_of(kind, self.graph.object_info[kind]))
         return self.graph.place(kind, box, title, **inputs)
@@ -163,9 +178,9 @@ class Column:
         text = unwrapped(text)
         return self.graph.note(text, self._next(height_of_note(text, self.width)), title)
 
-    def skip_group_title(self) -> None:
-        """Leave room for the frame of a group that begins with the next node."""
-        self.y += GROUP_TITLE
+    def begin_group(self) -> None:
+        """Leave room for the frame of a group that ends here and of one that begins with the next node."""
+        self.y += MARGIN + GROUP_GAP + GROUP_TITLE - GAP
 
     def _next(self, height: int) -> tuple[int, int, int, int]:
         box = (self.x, self.y, self.width, height)
@@ -205,13 +220,19 @@ def describe(node: Node, links: list[list[Any]]) -> dict[str, Any]:
 
 def height_of(kind: str, info: dict[str, Any]) -> int:
     """Room for a node: slots, widgets, and what it shows below them."""
+    if kind in GROWING:
+        return GROWING[kind]
     specs = specs_of(info)
-    widgets = [spec for _, spec in specs if is_widget(spec)]
-    texts = sum(bool(options_of(spec).get("multiline")) for spec in widgets)
-    numbers = len(widgets) - texts + sum(len(companions(name, spec)) for name, spec in specs if is_widget(spec))
+    widgets = [(name, spec) for name, spec in specs if is_widget(spec)]
+    texts = sum(bool(options_of(spec).get("multiline")) for _, spec in widgets)
+    lines = sum(spec[0] == "STRING" for _, spec in widgets) - texts
+    choices = len(widgets) - texts - lines
+    followers = sum(len(companions(name, spec)) for name, spec in widgets)
+    rows = max(choices * WIDGET + lines * LINE, (choices + lines + followers) * ROW)
     slots = max(len(specs) - len(widgets), len(info["output"]), 1)
-    picture = PICTURE if kind in PICTURES else 0
-    return slots * SLOT + numbers * WIDGET + texts * MULTILINE + TIMELINE.get(kind, LANE.get(kind, 0)) + picture + 14
+    shown = TIMELINE.get(kind, LANE.get(kind, 0)) + (PICTURE if kind in PICTURES else 0)
+    footer = 0 if pack_of(info) == STOCK else FOOTER
+    return PADDING + slots * SLOT + rows + texts * MULTILINE + shown + footer
 
 
 def unwrapped(markdown: str) -> str:
@@ -222,7 +243,8 @@ def unwrapped(markdown: str) -> str:
 def height_of_note(markdown: str, width: int) -> int:
     shown = re.sub(r"\]\([^)]*\)", "", markdown).split("\n")  # links without their addresses
     rows = [math.ceil(max(1, len(line)) * NOTE_CHARACTER / (width - 30)) for line in shown]
-    return 50 + NOTE_LINE * sum(rows)
+    entries = sum(line.startswith("- ") for line in shown)
+    return 50 + NOTE_LINE * sum(rows) + NOTE_ENTRY * entries
 
 
 def default_of(kind: str, name: str, spec: list[Any]) -> Any:
@@ -240,4 +262,4 @@ def default_of(kind: str, name: str, spec: list[Any]) -> Any:
 def pack_of(info: dict[str, Any]) -> str:
     """The registry's name of the pack that a node comes from, by which the canvas offers to install it."""
     module = info["python_module"]
-    return module.removeprefix("custom_nodes.") if module.startswith("custom_nodes.") else "comfy-core"
+    return module.removeprefix("custom_nodes.") if module.startswith("custom_nodes.") else STOCK

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from api_form import ObjectInfo
-from canvas_graph import GAP, Column, Graph, Node, Output
+from canvas_graph import GAP, TITLE, Column, Graph, Node, Output
 from host import serving
 from pack import ROOT
 
 FOLDER = ROOT / "workflows"
-BLUE, GREEN, PURPLE = "#3f789e", "#4f9a54", "#a1309b"
-LEFT, MIDDLE, SAMPLERS, DECODERS, PICTURES = 0, 410, 860, 1250, 1530  # where the columns begin
-CALIBRATE_WIDTH = 460
-LOADER_WIDTH, TEXT_WIDTH, SAMPLER_WIDTH, DECODER_WIDTH, PICTURE_WIDTH, REPORT_WIDTH = 360, 380, 340, 230, 340, 560
-STOCK_ROW, POSTDIFF_ROW = 0, 460
+BLUE, GREEN, PURPLE, GREY = "#3f789e", "#4f9a54", "#a1309b", "#777777"
+# Narrow columns: the canvas opens a graph at the zoom at which all of it is in view, and below 0.57 it draws no text.
+LOADER_WIDTH, TEXT_WIDTH, SAMPLER_WIDTH, PICTURE_WIDTH = 290, 260, 300, 250
+AUTO_WIDTH = 340  # of a sampler whose timeline also says which preset auto took
+MASK_WIDTH, LEAST_WIDTH = 230, 225  # Nodes 2.0 draws no node narrower than the latter
+CALIBRATE_WIDTH = 400
 HUB = "https://huggingface.co"
 
 SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
@@ -32,6 +33,8 @@ SD_VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
 LCM_LORA = "lcm-lora-sdv1-5.safetensors"
 STYLE_LORA = "blindbox_V1Mix.safetensors"
 CANNY = "control_v11p_sd15_canny_fp16.safetensors"
+
+RESULTS = "What comes out"
 
 PROMPT = "a lighthouse on a cliff at sunset, waves, detailed painting"
 UNWANTED = "text, watermark, blurry"
@@ -89,7 +92,7 @@ def written(object_info: ObjectInfo) -> dict[str, str]:
 
 
 def embedded_model_side_by_side(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         """
 ## The same prompt and seed, twice
@@ -103,14 +106,15 @@ apple*, *noto lemon on a blue background*, *fluent crab and sunflower*; its help
 In a graph of your own: replace KSampler by **KSampler (PostDiff)**.
 """
     )
-    middle = graph.column(MIDDLE, TEXT_WIDTH)
-    scene = embedded_scene(left, middle, "noto red apple")
+    middle = graph.column(left.right, TEXT_WIDTH)
+    scene = embedded_scene(left, middle, middle, "noto red apple")
     sampling = {"seed": 1, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
-    side_by_side(graph, scene, sampling, preset="auto")
+    samplers = graph.column(middle.right, AUTO_WIDTH)
+    side_by_side(graph, samplers, scene, sampling, preset="auto", reported=False)
 
 
 def embedded_model_inpainting(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         """
 ## Repaint a part, keep the rest
@@ -122,18 +126,20 @@ repaint at low resolution, and what lies outside the mask stays what it was.
 The model ships with the pack; nothing to download.
 """
     )
-    middle = graph.column(MIDDLE, TEXT_WIDTH)
-    scene = embedded_scene(left, middle, "noto sunflower")
+    middle = graph.column(left.right, TEXT_WIDTH)
+    scene = embedded_scene(left, left, middle, "noto sunflower")
     sampling = {"seed": 1, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
-    middle.skip_group_title()
+    middle.begin_group()
     drawn = middle.add("KSampler", "Draw the picture", **scene.inputs(), **sampling)
-    repaint = graph.column(SAMPLERS, TEXT_WIDTH)
-    prompt = repaint.add("CLIPTextEncode", "Prompt for the masked part", clip=scene.clip, text="noto potted plant")
+    graph.group("The picture to change", PURPLE, drawn)
+    middle.begin_group()
+    prompt = middle.add("CLIPTextEncode", "Prompt for the masked part", clip=scene.clip, text="noto potted plant")
+    masks = graph.column(middle.right, MASK_WIDTH)
     size = {"width": 256, "height": 256}
-    nothing = repaint.add("SolidMask", "Keep everything", value=0.0, **size)
-    half = repaint.add("SolidMask", "Repaint this much", value=1.0, width=256, height=128)
-    soft = repaint.add("FeatherMask", "With a soft edge", mask=half["MASK"], top=16)
-    mask = repaint.add(
+    nothing = masks.add("SolidMask", "Keep everything", value=0.0, **size)
+    half = masks.add("SolidMask", "Repaint this much", value=1.0, width=256, height=128)
+    soft = masks.add("FeatherMask", "With a soft edge", mask=half["MASK"], top=16)
+    mask = masks.add(
         "MaskComposite",
         "... in the lower half",
         destination=nothing["MASK"],
@@ -141,17 +147,21 @@ The model ships with the pack; nothing to download.
         y=128,
         operation="add",
     )
-    masked = repaint.add("SetLatentNoiseMask", samples=drawn["LATENT"], mask=mask["MASK"])
-    graph.group("What to repaint", PURPLE, prompt, nothing, half, soft, mask, masked)
-    before = middle.add("VAEDecode", samples=drawn["LATENT"], vae=scene.vae)
-    shown = middle.add("PreviewImage", "Before", images=before["IMAGE"])
-    graph.group("The picture to change", PURPLE, drawn, before, shown)
+    masked = masks.add("SetLatentNoiseMask", samples=drawn["LATENT"], mask=mask["MASK"])
+    graph.group("What to repaint", PURPLE, nothing, half, soft, mask, masked)
     scene.positive, scene.latent = prompt["CONDITIONING"], masked["LATENT"]
-    side_by_side(graph, scene, {**sampling, "seed": 3}, preset="auto", shift=TEXT_WIDTH + 70)
+    samplers = graph.column(masks.right, AUTO_WIDTH)
+    decoders = graph.column(samplers.right, PICTURE_WIDTH)
+    pictures = decoders.beside(PICTURE_WIDTH)
+    before = decoders.add("VAEDecode", samples=drawn["LATENT"], vae=scene.vae)
+    shown = decoders.add("PreviewImage", "Before", images=before["IMAGE"])
+    sampling["seed"] = 3
+    stock, postdiff = both_samplers(graph, samplers, [(decoders, pictures)] * 2, scene, sampling, preset="auto")
+    graph.group(RESULTS, GREY, before, shown, *stock[1:], *postdiff[1:])
 
 
 def embedded_model_sampler_custom_advanced(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH - 30)
     left.note(
         """
 ## PostDiff where the sampler is not KSampler
@@ -167,37 +177,43 @@ contributes.
 With a model of your own: put its loader in place of **Embedded Model**. Deep Cache needs a U-Net (SD1.5, SDXL).
 """
     )
-    middle = graph.column(MIDDLE, TEXT_WIDTH)
-    scene = embedded_scene(left, middle, "fluent crab and sunflower")
-    middle.skip_group_title()
+    middle = graph.column(left.right, TEXT_WIDTH - 30)
+    scene = embedded_scene(left, middle, left, "fluent crab and sunflower")
+    middle.begin_group()
     noise = middle.add("RandomNoise", noise_seed=1)
     sampler = middle.add("KSamplerSelect", sampler_name="euler")
     sigmas = middle.add("BasicScheduler", model=scene.model, scheduler="normal", steps=20)
     graph.group("Both runs share these", PURPLE, noise, sampler, sigmas)
 
-    def run(column: Column, model: Output) -> tuple[Node, Node]:
+    def run(guiders: Column, samplers: Column, model: Output) -> tuple[Node, Node]:
         prompts = {"positive": scene.positive, "negative": scene.negative}
-        guider = column.add("CFGGuider", model=model, cfg=3.0, **prompts)
+        guider = guiders.add("CFGGuider", model=model, cfg=3.0, **prompts)
         inputs = {"noise": noise["NOISE"], "sampler": sampler["SAMPLER"], "sigmas": sigmas["SIGMAS"]}
-        run = column.add("SamplerCustomAdvanced", guider=guider["GUIDER"], latent_image=scene.latent, **inputs)
+        run = samplers.add("SamplerCustomAdvanced", guider=guider["GUIDER"], latent_image=scene.latent, **inputs)
         return guider, run
 
-    stock_guider, stock = run(graph.column(SAMPLERS, SAMPLER_WIDTH, STOCK_ROW), scene.model)
-    pictures = decode(graph, stock["output"], scene.vae, "Stock", STOCK_ROW)
-    graph.group("Stock", BLUE, stock_guider, stock, *pictures)
-    patches = graph.column(SAMPLERS, SAMPLER_WIDTH, POSTDIFF_ROW)
-    placed = [patches.add("MixedResolutionPatch", model=scene.model)]
-    for kind in ("DeepCachePatch", "CrossAttnCachePatch", "CFGCutoff"):
-        placed.append(patches.add(kind, model=placed[-1]["MODEL"]))
-    guider, postdiff = run(graph.column(DECODERS, SAMPLER_WIDTH, POSTDIFF_ROW), placed[-1]["MODEL"])
-    below = guider.box[3] + postdiff.box[3] + 150
-    pictures = decode(graph, postdiff["output"], scene.vae, "With PostDiff", POSTDIFF_ROW + below)
-    told = report(graph, placed[-1]["MODEL"], postdiff["output"], pictures)
-    graph.group("With PostDiff: same seed, same steps", GREEN, *placed, guider, postdiff, *pictures, told)
+    first = graph.column(middle.right, LEAST_WIDTH)
+    second = first.beside(LEAST_WIDTH)
+    third = second.beside(LEAST_WIDTH)
+    pictures = graph.column(third.right, LEAST_WIDTH)
+    guider, stock = run(first, second, scene.model)
+    shown = decode(third, pictures, stock["output"], scene.vae, "Stock")
+    graph.group("Stock", BLUE, guider, stock, shown[0])
+    for column in (first, second, third):
+        column.y = stock.box[1] + stock.box[3] + TITLE + GAP
+        column.begin_group()
+    placed = [first.add("MixedResolutionPatch", model=scene.model)]
+    for column, kind in ((first, "DeepCachePatch"), (second, "CrossAttnCachePatch"), (second, "CFGCutoff")):
+        placed.append(column.add(kind, model=placed[-1]["MODEL"]))
+    guider, postdiff = run(third, third, placed[-1]["MODEL"])
+    shown += decode(third, pictures.beside(LEAST_WIDTH), postdiff["output"], scene.vae, "With PostDiff")
+    graph.group("With PostDiff: same seed, same steps", GREEN, *placed, guider, postdiff, shown[2])
+    told = report(graph, placed[-1]["MODEL"], postdiff["output"], shown[1], shown[3])
+    graph.group(RESULTS, GREY, shown[1], shown[3], told)
 
 
 def calibrate_embedded_model(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         """
 ## How to calibrate your model
@@ -218,7 +234,8 @@ Help (select the node, then the i button, Node Info) says more.
     model = {"model": loader["MODEL"], "clip": loader["CLIP"], "vae": loader["VAE"]}
     names = ("noto red apple", "fluent crab", "noto lemon on a blue background", "fluent dog and ufo")
     sampling = {"cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
-    calibrate = graph.column(MIDDLE, CALIBRATE_WIDTH).add(
+    second = graph.column(left.right, CALIBRATE_WIDTH)
+    calibrate = second.add(  # nothing below it: it grows
         "PostDiffCalibrate",
         **model,
         **sampling,
@@ -230,19 +247,18 @@ Help (select the node, then the i button, Node Info) says more.
         least_speedup=2.0,
         preset_name="my emoji model",
     )
-    graph.group("Find the settings", PURPLE, calibrate)
-    shift = MIDDLE + CALIBRATE_WIDTH + 70 - SAMPLERS
-    middle = graph.column(SAMPLERS + shift, TEXT_WIDTH)
-    middle.skip_group_title()
-    scene = prompted(middle, **model, side=256, text="noto hamburger", unwanted="")
+    third = graph.column(second.right, TEXT_WIDTH)
+    scene = prompted(third, **model, side=256, text="noto hamburger", unwanted="")
     use = {"seed": 1, "steps": calibrate["steps"], **sampling, "preset": calibrate["preset"]}
-    sampler = middle.add("PostDiffKSampler", **scene.inputs(), **use)
-    pictures = decode(graph, sampler["LATENT"], scene.vae, "With PostDiff", 0, shift + TEXT_WIDTH - SAMPLER_WIDTH)
-    graph.group("Use them", GREEN, sampler, *pictures)
+    samplers = graph.column(third.right, SAMPLER_WIDTH)
+    sampler = samplers.add("PostDiffKSampler", **scene.inputs(), **use)
+    pictures = samplers.beside(PICTURE_WIDTH)
+    shown = decode(pictures, pictures, sampler["LATENT"], scene.vae, "With PostDiff")
+    graph.group("Use the settings found", GREEN, sampler, *shown)
 
 
 def sd15_side_by_side(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         f"""
 ## SD1.5 with the paper's settings
@@ -257,13 +273,14 @@ the stock one, as with another seed, because its layout is decided at low resolu
 model: compare the second. At 512 pixels choose `auto`: it begins at 384 pixels, where `sd15` would begin at 256.
 """
     )
-    scene = checkpoint_scene(left, graph.column(MIDDLE, TEXT_WIDTH), SD15, 768)
+    middle = graph.column(left.right, TEXT_WIDTH)
+    scene = checkpoint_scene(left, middle, SD15, 768)
     sampling = {"seed": 1, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"}
-    side_by_side(graph, scene, sampling, preset="sd15", reported=True)
+    side_by_side(graph, graph.column(middle.right, SAMPLER_WIDTH), scene, sampling, preset="sd15")
 
 
 def lcm_side_by_side(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         f"""
 ## LCM in eight steps, and cheaper ones
@@ -281,13 +298,14 @@ negative prompt to drop: what saves here are the low-resolution steps and the cr
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
     lora = left.add("LoraLoader", "LCM LoRA", model=loader["MODEL"], clip=loader["CLIP"], lora_name=LCM_LORA)
     lcm = left.add("ModelSamplingDiscrete", "LCM's noise schedule", model=lora["MODEL"], sampling="lcm")
-    scene = prompted(graph.column(MIDDLE, TEXT_WIDTH), lcm["MODEL"], lora["CLIP"], loader["VAE"], 768)
+    middle = graph.column(left.right, TEXT_WIDTH)
+    scene = prompted(middle, lcm["MODEL"], lora["CLIP"], loader["VAE"], 768)
     sampling = {"seed": 1, "steps": 8, "cfg": 1.0, "sampler_name": "lcm", "scheduler": "sgm_uniform"}
-    side_by_side(graph, scene, sampling, preset="lcm", reported=True)
+    side_by_side(graph, graph.column(middle.right, SAMPLER_WIDTH), scene, sampling, preset="lcm")
 
 
 def sdxl_side_by_side(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         f"""
 ## SDXL with the paper's settings
@@ -302,13 +320,14 @@ Lightning choose `auto` as preset, which leaves the deep cache out.
 the model: compare the second.
 """
     )
-    scene = checkpoint_scene(left, graph.column(MIDDLE, TEXT_WIDTH), SDXL, 1024)
+    middle = graph.column(left.right, TEXT_WIDTH)
+    scene = checkpoint_scene(left, middle, SDXL, 1024)
     sampling = {"seed": 1, "steps": 20, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
-    side_by_side(graph, scene, sampling, preset="sdxl", reported=True)
+    side_by_side(graph, graph.column(middle.right, SAMPLER_WIDTH), scene, sampling, preset="sdxl")
 
 
 def pixart_alpha_side_by_side(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         f"""
 ## PixArt-alpha with the paper's settings
@@ -326,7 +345,7 @@ PixArt-sigma: the same graph, with the SDXL VAE and CLIP Text Encode.
     model = left.add("UNETLoader", unet_name=PIXART, weight_dtype="default")
     clip = left.add("CLIPLoader", clip_name=T5, type="pixart")
     vae = left.add("VAELoader", vae_name=SD_VAE)
-    middle = graph.column(MIDDLE, TEXT_WIDTH)
+    middle = graph.column(left.right, TEXT_WIDTH)
     size = {"width": 1024, "height": 1024, "clip": clip["CLIP"]}
     positive = middle.add("CLIPTextEncodePixArtAlpha", "Prompt", text=PROMPT, **size)
     negative = middle.add("CLIPTextEncodePixArtAlpha", "Negative prompt", text="", **size)
@@ -334,11 +353,11 @@ PixArt-sigma: the same graph, with the SDXL VAE and CLIP Text Encode.
     prompts = positive["CONDITIONING"], negative["CONDITIONING"]
     scene = Scene(model["MODEL"], clip["CLIP"], vae["VAE"], *prompts, latent["LATENT"])
     sampling = {"seed": 1, "steps": 20, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal"}
-    side_by_side(graph, scene, sampling, preset="pixart_alpha", reported=True)
+    side_by_side(graph, graph.column(middle.right, SAMPLER_WIDTH), scene, sampling, preset="pixart_alpha")
 
 
 def controlnet_lora(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         f"""
 ## ControlNet and LoRA, with PostDiff
@@ -356,23 +375,23 @@ speed-up is smaller than without.
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
     lora = left.add("LoraLoader", "Style LoRA", model=loader["MODEL"], clip=loader["CLIP"], lora_name=STYLE_LORA)
     control = left.add("ControlNetLoader", control_net_name=CANNY)
-    middle = graph.column(MIDDLE, TEXT_WIDTH)
+    middle = graph.column(left.right, TEXT_WIDTH)
     scene = prompted(middle, lora["MODEL"], lora["CLIP"], loader["VAE"], 768)
-    middle.skip_group_title()
-    image = middle.add("LoadImage", "What to follow", image="example.png")
-    edges = middle.add("Canny", "Its edges", image=image["IMAGE"])
+    hints = graph.column(middle.right, TEXT_WIDTH)
+    image = hints.add("LoadImage", "What to follow", image="example.png")
+    edges = hints.add("Canny", "Its edges", image=image["IMAGE"])
     prompts: dict[str, Any] = {"positive": scene.positive, "negative": scene.negative}
-    applied = middle.add(
+    applied = hints.add(
         "ControlNetApplyAdvanced", **prompts, control_net=control["CONTROL_NET"], image=edges["IMAGE"], strength=0.8
     )
     graph.group("ControlNet", PURPLE, image, edges, applied)
     scene.positive, scene.negative = applied["positive"], applied["negative"]
     sampling = {"seed": 1, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"}
-    side_by_side(graph, scene, sampling, preset="sd15", reported=True)
+    side_by_side(graph, graph.column(hints.right, SAMPLER_WIDTH), scene, sampling, preset="sd15")
 
 
 def inpainting(graph: Graph) -> None:
-    left = graph.column(LEFT, LOADER_WIDTH)
+    left = graph.column(0, LOADER_WIDTH)
     left.note(
         f"""
 ## Inpainting with PostDiff
@@ -389,29 +408,28 @@ early steps repaint at low resolution.
 """
     )
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
-    middle = graph.column(MIDDLE, TEXT_WIDTH)
-    positive, negative = prompts(middle, loader["CLIP"], "a lighthouse on a cliff", UNWANTED)
-    middle.skip_group_title()
-    image = middle.add("LoadImage", "Picture to change", image="example.png")
-    encoded = middle.add("VAEEncode", pixels=image["IMAGE"], vae=loader["VAE"])
-    left.skip_group_title()
-    around = left.add("SolidMask", "Keep this", value=0.0, width=768, height=768)
-    square = left.add("SolidMask", "Repaint this", value=1.0, width=384, height=384)
+    positive, negative = prompts(left, loader["CLIP"], "a lighthouse on a cliff", UNWANTED)
+    masks = graph.column(left.right, MASK_WIDTH)
+    pictures = graph.column(masks.right, TEXT_WIDTH)
+    image = pictures.add("LoadImage", "Picture to change", image="example.png")
+    encoded = pictures.add("VAEEncode", pixels=image["IMAGE"], vae=loader["VAE"])
+    around = masks.add("SolidMask", "Keep this", value=0.0, width=768, height=768)
+    square = masks.add("SolidMask", "Repaint this", value=1.0, width=384, height=384)
     edge = dict.fromkeys(("left", "top", "right", "bottom"), 48)
-    soft = left.add("FeatherMask", "With a soft edge", mask=square["MASK"], **edge)
+    soft = masks.add("FeatherMask", "With a soft edge", mask=square["MASK"], **edge)
     place = {"destination": around["MASK"], "source": soft["MASK"], "x": 192, "y": 192, "operation": "add"}
-    mask = left.add("MaskComposite", "... in the middle", **place)
+    mask = masks.add("MaskComposite", "... in the middle", **place)
     graph.group("A square mask", PURPLE, around, square, soft, mask)
-    masked = middle.add("SetLatentNoiseMask", samples=encoded["LATENT"], mask=mask["MASK"])
+    masked = pictures.add("SetLatentNoiseMask", samples=encoded["LATENT"], mask=mask["MASK"])
     graph.group("What to repaint", PURPLE, image, encoded, masked)
     scene = Scene(loader["MODEL"], loader["CLIP"], loader["VAE"], positive, negative, masked["LATENT"])
     sampling = {"seed": 1, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.9}
-    side_by_side(graph, scene, sampling, preset="sd15", reported=True)
+    side_by_side(graph, graph.column(pictures.right, SAMPLER_WIDTH), scene, sampling, preset="sd15")
 
 
-def embedded_scene(left: Column, middle: Column, text: str) -> Scene:
+def embedded_scene(left: Column, texts: Column, latents: Column, text: str) -> Scene:
     loader = left.add("PostDiffEmbeddedModel")
-    return prompted(middle, loader["MODEL"], loader["CLIP"], loader["VAE"], 256, text, "")
+    return prompted(texts, loader["MODEL"], loader["CLIP"], loader["VAE"], 256, text, "", latents)
 
 
 def checkpoint_scene(left: Column, middle: Column, checkpoint: str, side: int) -> Scene:
@@ -420,11 +438,18 @@ def checkpoint_scene(left: Column, middle: Column, checkpoint: str, side: int) -
 
 
 def prompted(
-    column: Column, model: Output, clip: Output, vae: Output, side: int, text: str = PROMPT, unwanted: str = UNWANTED
+    column: Column,
+    model: Output,
+    clip: Output,
+    vae: Output,
+    side: int,
+    text: str = PROMPT,
+    unwanted: str = UNWANTED,
+    latents: Column | None = None,
 ) -> Scene:
-    """Both prompts and an empty square latent."""
+    """Both prompts and, below them unless it has a column of its own, an empty square latent."""
     positive, negative = prompts(column, clip, text, unwanted)
-    latent = column.add("EmptyLatentImage", width=side, height=side)
+    latent = (latents or column).add("EmptyLatentImage", width=side, height=side)
     return Scene(model, clip, vae, positive, negative, latent["LATENT"])
 
 
@@ -435,33 +460,47 @@ def prompts(column: Column, clip: Output, text: str, unwanted: str) -> tuple[Out
 
 
 def side_by_side(
-    graph: Graph, scene: Scene, sampling: dict[str, Any], *, preset: str, reported: bool = False, shift: int = 0
+    graph: Graph, samplers: Column, scene: Scene, sampling: dict[str, Any], preset: str, reported: bool = True
 ) -> None:
-    """The stock KSampler above, KSampler (PostDiff) below, each with its picture; the report if wished."""
-    stock = graph.column(SAMPLERS + shift, SAMPLER_WIDTH, STOCK_ROW).add("KSampler", **scene.inputs(), **sampling)
-    pictures = decode(graph, stock["LATENT"], scene.vae, "Stock", STOCK_ROW, shift)
-    graph.group("Stock KSampler", BLUE, stock, *pictures)
-    samplers = graph.column(SAMPLERS + shift, SAMPLER_WIDTH, POSTDIFF_ROW)
-    postdiff = samplers.add("PostDiffKSampler", **scene.inputs(), **sampling, preset=preset)
-    shown = decode(graph, postdiff["LATENT"], scene.vae, "With PostDiff", POSTDIFF_ROW, shift)
+    """Both samplers, then their pictures side by side and, below these, the report."""
+    left = graph.column(samplers.right, PICTURE_WIDTH)
+    right = left.beside(PICTURE_WIDTH)
+    stock, postdiff = both_samplers(graph, samplers, [(left, left), (right, right)], scene, sampling, preset)
+    shown = [*stock[1:], *postdiff[1:]]
     if reported:
-        shown.append(report(graph, postdiff["MODEL"], postdiff["LATENT"], shown))
-    graph.group("PostDiff: same seed, same steps", GREEN, postdiff, *shown)
+        shown.append(report(graph, postdiff[0]["MODEL"], postdiff[0]["LATENT"], stock[2], postdiff[2]))
+    graph.group(RESULTS, GREY, *shown)
 
 
-def decode(graph: Graph, latent: Output, vae: Output, title: str, y: int, shift: int = 0) -> list[Node]:
+def both_samplers(
+    graph: Graph,
+    samplers: Column,
+    places: list[tuple[Column, Column]],
+    scene: Scene,
+    sampling: dict[str, Any],
+    preset: str,
+) -> tuple[list[Node], list[Node]]:
+    """The stock KSampler above, KSampler (PostDiff) below: each with what decodes and saves its picture."""
+    stock = samplers.add("KSampler", **scene.inputs(), **sampling)
+    graph.group("Stock KSampler", BLUE, stock)
+    first = decode(*places[0], stock["LATENT"], scene.vae, "Stock")
+    samplers.begin_group()
+    postdiff = samplers.add("PostDiffKSampler", **scene.inputs(), **sampling, preset=preset)
+    graph.group("PostDiff, same seed", GREEN, postdiff)
+    return [stock, *first], [postdiff, *decode(*places[1], postdiff["LATENT"], scene.vae, "With PostDiff")]
+
+
+def decode(decoders: Column, pictures: Column, latent: Output, vae: Output, title: str) -> list[Node]:
     """The picture of a latent, saved under its title."""
-    decoded = graph.column(DECODERS + shift, DECODER_WIDTH, y).add("VAEDecode", samples=latent, vae=vae)
+    decoded = decoders.add("VAEDecode", samples=latent, vae=vae)
     name = "PostDiff/" + title.split()[-1].lower()
-    pictures = graph.column(PICTURES + shift, PICTURE_WIDTH, y)
     return [decoded, pictures.add("SaveImage", title, images=decoded["IMAGE"], filename_prefix=name)]
 
 
-def report(graph: Graph, model: Output, latent: Output, pictures: list[Node]) -> Node:
-    """What the run did, as a picture of its steps, beside the picture it drew: below that, the graph would be too tall
-    for the canvas to show its text when it opens."""
-    left, top, width, _ = pictures[-1].box
-    column = graph.column(left + width + GAP, REPORT_WIDTH, top)
+def report(graph: Graph, model: Output, latent: Output, first: Node, last: Node) -> Node:
+    """What the run did, as a picture of its steps, below the two pictures."""
+    left, top, _, height = first.box
+    column = graph.column(left, last.box[0] + last.box[2] - left, top + height + TITLE + GAP)
     return column.add("PostDiffReport", "What each step cost", model=model, latent=latent)
 
 

@@ -160,6 +160,17 @@ window.postdiffTest = (() => {
       return { left, right, top, bottom };
     },
 
+    /** Pairs of nodes of which one lies on the other, as drawn: a node may be larger than its file says. */
+    nodesOnOthers() {
+      const boxes = app.rootGraph.nodes.map((each) => {
+        const box = this.nodeBox(String(each.id));
+        const title = document.querySelector(`[data-node-id="${each.id}"]`) ? 0 : LiteGraph.NODE_TITLE_HEIGHT;
+        return { ...box, top: box.top - title * app.canvas.ds.scale, name: `${each.id} ${each.type}` };
+      });
+      const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+      return boxes.flatMap((a, i) => boxes.slice(i + 1).flatMap((b) => (meet(a, b) ? [[a.name, b.name]] : [])));
+    },
+
     /** WCAG contrast of a part's colour with the timeline's ground, as painted. */
     contrast(id, part, property) {
       const ground = [document.body, element(id)].map((each) => getComputedStyle(each).backgroundColor);

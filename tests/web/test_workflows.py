@@ -23,7 +23,7 @@ def object_info(server: Server) -> api_form.ObjectInfo:
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)
-def test_a_shipped_graph_loads_with_nothing_missing_and_is_queued_as_the_tests_run_it(
+def test_a_shipped_graph_loads_with_nothing_missing_or_covered_and_is_queued_as_the_tests_run_it(
     canvas: Canvas, object_info: api_form.ObjectInfo, graph: Path
 ) -> None:
     canvas.load_workflow(json.loads(graph.read_text(encoding="utf-8")), graph.stem)
@@ -31,6 +31,7 @@ def test_a_shipped_graph_loads_with_nothing_missing_and_is_queued_as_the_tests_r
     for node in canvas.call("nodesWithTimeline"):
         canvas.wait_until("(id) => postdiffTest.steps(id).length || postdiffTest.text(id).includes('run starts')", node)
         assert "estimate" in canvas.text(node, "status")
+    assert canvas.call("nodesOnOthers") == []
     assert canvas.page.get_by_test_id("error-overlay").count() == 0  # ComfyUI's own: a model or picture is missing
     queued = {node: described["inputs"] for node, described in canvas.prompt().items()}
     assert queued == {node: each["inputs"] for node, each in api_form.load(graph, object_info).items()}
