@@ -13,7 +13,7 @@
 Options, anywhere on the line:
     --comfyui PATH    use this ComfyUI, with the Python that runs dev.py, and set up nothing (also: COMFYUI_PATH)
     --host VERSION    another release of ComfyUI (tests/host-lock.json has them); `test` then runs the core suite.
-                      `test --host all` goes through all releases and writes the table in the README.
+                      `test --host all` goes through all releases and writes the table in docs/development.md.
 
 ComfyUI and its Python environment lie in the user's cache folder (POSTDIFF_CACHE moves it). Standard library only.
 """

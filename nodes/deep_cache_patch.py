@@ -28,8 +28,8 @@ class DeepCachePatch(io.ComfyNode):
                     default=DeepCache.interval,
                     min=1,
                     max=20,
-                    tooltip="k in the paper: the deep branch is computed every k-th step. Higher is faster and blurs "
-                    "detail soon (the paper stays at 2); 1 is off.",
+                    tooltip="k in the paper: the deep branch is computed every k-th step. Higher is faster but "
+                    "soon blurs detail (the paper uses 2); 1 is off.",
                 ),
                 io.Int.Input(
                     "depth",
@@ -37,7 +37,7 @@ class DeepCachePatch(io.ComfyNode):
                     min=1,
                     max=11,
                     tooltip="Input blocks computed in every step. Lower is faster, higher keeps more of the picture. "
-                    "The paper's counts are those of 2.",
+                    "The paper's operation counts are those of 2.",
                 ),
                 fraction_input(
                     "start_percent",

@@ -31,8 +31,8 @@ class PostDiffKSampler(io.ComfyNode):
                     "preset",
                     options=presets.choices(),
                     default="auto",
-                    tooltip="Which family's settings to use. auto recognises the model. off: only the patches on the "
-                    "model act. Below off: presets that PostDiff Calibrate has saved.",
+                    tooltip="Which family's settings to use. auto recognises the model; off uses only the patches "
+                    "on it. Below off are the presets that PostDiff Calibrate saved.",
                 ),
             ],
             outputs=sampler_outputs(),

@@ -63,8 +63,8 @@ def mixed_resolution_inputs() -> list[io.Input]:
             max=1.0,
             step=0.05,
             round=0.001,
-            tooltip="beta in the paper: the size of the early steps relative to the full size. Lower is faster and "
-            "keeps less of what the full size would have composed; 1 is off.",
+            tooltip="beta in the paper: the size of the early steps relative to the full size. Lower is faster but "
+            "changes the composition more; 1 is off.",
         ),
         fraction_input(
             "low_res_until",
@@ -84,8 +84,8 @@ def mixed_resolution_inputs() -> list[io.Input]:
             options=list(SWITCHES),
             default=MixedResolution.switch,
             optional=True,  # workflows saved before it existed do not have it
-            tooltip="How much noise the enlarged picture gets. paper: what the schedule says at that step. matched: as "
-            "much as hides at full size what the low size could not know; keeps more detail for the same work.",
+            tooltip="How much noise the enlarged picture gets. paper: as much as the schedule has there. "
+            "matched: more, so that the full-size steps can draw the detail that the low resolution lacks, at no cost.",
         ),
     ]
 

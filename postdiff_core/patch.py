@@ -47,7 +47,11 @@ def add(model: Any, technique: Technique, observer: Observer | None = None) -> A
     _check(model, name, technique)
     changes: dict[str, Any] = {name: technique}
     twice = getattr(before, name) is not None
-    notes = [f"{KINDS[name].title} is set twice on this model; the settings nearest the sampler hold."] if twice else []
+    notes = (
+        [f"{KINDS[name].title} is applied twice to this model; the one closest to the sampler is used."]
+        if twice
+        else []
+    )
     return _carrying(model, dataclasses.replace(before, **changes), observer, notes)
 
 
@@ -62,7 +66,7 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None, notes
         _check(model, name, technique)
     filled = dataclasses.replace(before, **missing)
     others = [KINDS[name].title for name, technique in asked.items() if getattr(filled, name) != technique]
-    own = [f"Not the preset's but the model's own settings hold: {', '.join(others)}."] if others else []
+    own = [f"The model's own settings override the preset for: {', '.join(others)}."] if others else []
     return _carrying(model, filled, observer, (*notes, *own))
 
 
@@ -150,7 +154,7 @@ class PostDiff(Uncopied):
         sigmas = sampling.sigmas.tolist()
         notes = list(self.notes)
         if any(later >= sooner for sooner, later in pairwise(sigmas)):
-            notes.append("The sigmas do not descend: the run is stock.")
+            notes.append("PostDiff is off for this run: its sigmas do not fall from step to step.")
             return Run(guider, sigmas, stock_plan(len(sigmas) - 1), self.observers, notes), None
         possible, note = self._low_size(guider, sampling)
         model_sampling = guider.model_patcher.get_model_object("model_sampling")

@@ -100,7 +100,7 @@ def _other_steps(preset: str, steps: int) -> tuple[str, ...]:
     found = saved_presets.steps_of(preset)
     if found in (None, steps):
         return ()
-    return (f"The preset {preset} was found with {found} steps; with {steps} it saves and draws otherwise.",)
+    return (f"The preset {preset} was calibrated with {found} steps; with {steps}, speed and quality will differ.",)
 
 
 def _without_refused(choice: Choice, model: Any) -> Choice:

@@ -1,4 +1,4 @@
-"""Run the core suite on every release of ComfyUI in tests/host-lock.json and write the README's table of them.
+"""Run the core suite on every release of ComfyUI in tests/host-lock.json and write the table of them in docs/development.md.
 
 A release that has passed is not run again until the pack, its tests or the tools change; so an interrupted round goes
 on where it was.
@@ -22,7 +22,7 @@ from pathlib import Path
 from environment import LOCK_FILE, cache_folder
 from pack import ROOT
 
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "development.md"
 BEGIN = "<!-- releases: written by `python dev.py test --host all` -->"
 END = "<!-- /releases -->"
 DECIDING = ("*.py", "*.mjs", "*.js", "*.css", "*.json", "*.toml", "embedded_model")  # what can change a result
@@ -111,18 +111,18 @@ def table(found: list[Result]) -> str:
 
 
 def with_table(text: str, new: str) -> str:
-    """The README with its table replaced; raises ValueError where its two marks are missing."""
+    """The document with its table replaced; raises ValueError where its two marks are missing."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README.md has no {BEGIN} ... {END}")
+        raise ValueError(f"{DOCUMENT.name} has no {BEGIN} ... {END}")
     return before + new + after
 
 
 def main() -> int:
     found = results(cache_folder() / "releases" / fingerprint())
-    README.write_text(with_table(README.read_text(encoding="utf-8"), table(found)), encoding="utf-8")
-    print(f"{README.name}: the table of {len(found)} releases is written.")
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), table(found)), encoding="utf-8")
+    print(f"{DOCUMENT.name}: the table of {len(found)} releases is written.")
     return sum(result.failed > 0 for result in found)
 
 

@@ -266,11 +266,11 @@ def sd15_side_by_side(graph: Graph) -> None:
 768 x 768, 20 steps, cfg 7.5; beta 1/2, s 1/2, k 2, m 3/4. The same prompt and seed with KSampler (above) and with
 **KSampler (PostDiff)** (below).
 
-**File**: [{SD15}]({MODELS[SD15][1]}) in `models/checkpoints`. Any other SD1.5 checkpoint does as well.
+**File**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**. Any other SD1.5 checkpoint does as well.
 
 **What to expect**: 3.3 times less work a picture. The authors measured 2.57x on an A5000. It is another picture than
 the stock one, as with another seed, because its layout is decided at low resolution. The first run also loads the
-model: compare the second. At 512 pixels choose `auto`: it begins at 384 pixels, where `sd15` would begin at 256.
+model: compare the second. At 512 pixels choose **auto**: it begins at 384 pixels, where **sd15** would begin at 256.
 """
     )
     middle = graph.column(left.right, TEXT_WIDTH)
@@ -287,9 +287,9 @@ def lcm_side_by_side(graph: Graph) -> None:
 
 768 x 768, 8 steps, cfg 1; beta 1/2, s 1/2, m 1/2, no deep cache (so few steps have too little in common).
 
-**Files**: [{SD15}]({MODELS[SD15][1]}) in `models/checkpoints`; [the LCM
+**Files**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**; [the LCM
 LoRA]({HUB}/latent-consistency/lcm-lora-sdv1-5/resolve/main/pytorch_lora_weights.safetensors), renamed to {LCM_LORA},
-in `models/loras`.
+in **models/loras**.
 
 **What to expect**: 1.7 times less work a picture. The authors measured 1.27x on an A5000. With cfg 1 there is no
 negative prompt to drop: what saves here are the low-resolution steps and the cross-attention cache.
@@ -313,8 +313,8 @@ def sdxl_side_by_side(graph: Graph) -> None:
 1024 x 1024, 20 steps, cfg 5; beta 3/4, s 1/5, k 2, m 3/4. The same prompt and seed with KSampler (above) and with
 **KSampler (PostDiff)** (below).
 
-**File**: [{SDXL}]({MODELS[SDXL][1]}) in `models/checkpoints`. Any other SDXL checkpoint does as well; for Turbo and
-Lightning choose `auto` as preset, which leaves the deep cache out.
+**File**: [{SDXL}]({MODELS[SDXL][1]}) in **models/checkpoints**. Any other SDXL checkpoint does as well; for Turbo and
+Lightning choose **auto** as preset, which leaves the deep cache out.
 
 **What to expect**: 2.4 times less work a picture. The authors measured 2.09x on an A5000. The first run also loads
 the model: compare the second.
@@ -335,8 +335,8 @@ def pixart_alpha_side_by_side(graph: Graph) -> None:
 1024 x 1024, 20 steps, cfg 4.5; beta 3/4, s 1/2, m 3/4. No deep cache: a transformer has no skip connections.
 
 **Files**: [the transformer]({HUB}/PixArt-alpha/PixArt-XL-2-1024-MS/tree/main/transformer), renamed to {PIXART}, in
-`models/diffusion_models`; [{T5}]({MODELS[T5][1]}) in `models/text_encoders`; [the SD1.5 VAE]({MODELS[SD_VAE][1]}) in
-`models/vae`.
+**models/diffusion_models**; [{T5}]({MODELS[T5][1]}) in **models/text_encoders**; [the SD1.5 VAE]({MODELS[SD_VAE][1]}) in
+**models/vae**.
 
 **What to expect**: 1.7 times less work a picture. The authors measured 1.49x on an A5000, 1.27x on an H100.
 PixArt-sigma: the same graph, with the SDXL VAE and CLIP Text Encode.
@@ -365,8 +365,8 @@ def controlnet_lora(graph: Graph) -> None:
 Nothing special to do: the LoRA is on the model, the ControlNet on the prompts, PostDiff in the sampler. Hints are
 scaled with the steps at low resolution.
 
-**Files**: [{SD15}]({MODELS[SD15][1]}) in `models/checkpoints`; [{CANNY}]({MODELS[CANNY][1]}) in `models/controlnet`;
-any SD1.5 LoRA in `models/loras` (here {STYLE_LORA}, from ComfyUI's LoRA tutorial).
+**Files**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**; [{CANNY}]({MODELS[CANNY][1]}) in **models/controlnet**;
+any SD1.5 LoRA in **models/loras** (here {STYLE_LORA}, from ComfyUI's LoRA tutorial).
 
 **What to expect**: the picture follows the edges in both runs. The ControlNet itself runs in every step, so the
 speed-up is smaller than without.
@@ -398,7 +398,7 @@ def inpainting(graph: Graph) -> None:
 
 A part of a picture is repainted, the rest stays. Works with ordinary and with inpainting checkpoints.
 
-**File**: [{SD15}]({MODELS[SD15][1]}) in `models/checkpoints`.
+**File**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**.
 
 **Your own mask**: right-click **Load Image**, *Open in MaskEditor*, paint, then connect its MASK to **Set Latent
 Noise Mask** in place of the square.

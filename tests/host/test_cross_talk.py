@@ -139,7 +139,9 @@ def test_of_the_same_patch_twice_the_later_holds_once_and_it_is_said_once(name, 
     assert torch.equal(tiny_models.stock_sample(twice), tiny_models.stock_sample(once))
     assert pack_nodes.report(once)["notes"] == []
     (note,) = pack_nodes.report(twice)["notes"]
-    assert note.startswith(f"{KINDS[name].title} is set twice") and sum(note in said for said in caplog.messages) == 1
+    assert (
+        note.startswith(f"{KINDS[name].title} is applied twice") and sum(note in said for said in caplog.messages) == 1
+    )
     assert not torch.equal(tiny_models.stock_sample(twice), tiny_models.stock_sample(patch(model, BEFORE)))
 
 

@@ -114,7 +114,7 @@ def test_a_patch_upstream_takes_the_place_of_the_presets():
     assert torch.equal(latent["samples"], pack_nodes.sample(overridden, inputs=inputs))
     report = pack_nodes.report(ran)
     assert [step["deep"] for step in report["plan"]] == ["refresh", "reuse", "reuse", "reuse"] * 2
-    assert report["notes"] == ["Not the preset's but the model's own settings hold: Deep Cache."]
+    assert report["notes"] == ["The model's own settings override the preset for: Deep Cache."]
 
 
 def test_a_second_preset_on_the_model_that_ran_says_that_the_first_holds():
@@ -124,7 +124,7 @@ def test_a_second_preset_on_the_model_that_ran_says_that_the_first_holds():
     assert pack_nodes.report(again)["notes"] == []
     _, other = sample(inputs | {"model": ran}, "lcm")
     (note,) = pack_nodes.report(other)["notes"]
-    assert note == "Not the preset's but the model's own settings hold: Cross-Attention Cache, CFG Cut-off."
+    assert note == "The model's own settings override the preset for: Cross-Attention Cache, CFG Cut-off."
 
 
 def test_off_leaves_upstream_patches_alone():
@@ -209,7 +209,7 @@ def test_a_calibrated_preset_says_where_the_run_has_another_number_of_steps(user
     saved_presets.save("mine", Settings(cfg_cutoff=CFGCutoff(0.5)), {"chosen": {"steps": 4}})
     for steps, notes in (
         (4, []),
-        (6, ["The preset mine was found with 4 steps; with 6 it saves and draws otherwise."]),
+        (6, ["The preset mine was calibrated with 4 steps; with 6, speed and quality will differ."]),
     ):
         _, ran = sample(inputs_for(tiny_models.small_unet(), steps=steps), "mine")
         assert pack_nodes.report(ran)["notes"] == notes

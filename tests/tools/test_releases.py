@@ -78,11 +78,11 @@ def test_the_table_takes_its_place_in_the_readme_and_nothing_else_changes():
     assert new.startswith("before\n\n") and new.endswith("\n\nafter\n")
     assert "old" not in new and "| 1.0 | passed | 5 | none |" in new
     with pytest.raises(ValueError, match="has no <!-- releases"):
-        releases.with_table("a README without its marks", "")
+        releases.with_table("a document without its marks", "")
 
 
 def test_every_pinned_release_is_in_the_readme_and_the_oldest_that_passes_is_the_one_that_is_required():
-    rows = re.findall(r"^\| (\d+\.\d+\.\d+) \| (.+?) \|", releases.README.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+\.\d+\.\d+) \| (.+?) \|", releases.DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
     assert [version for version, _ in rows] == releases.releases()[::-1]
     passed = [version for version, verdict in rows if verdict == "passed"]
     assert passed == releases.releases()[: -len(passed) - 1 : -1], "an older release passes where a newer one fails"
