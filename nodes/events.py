@@ -48,8 +48,8 @@ class CanvasEvents:
 
 def show_text(node_id: str | None, line: str) -> None:
     """Show a line on a node while it runs; does nothing outside a prompt."""
-    server = None if node_id is None else _server()
-    if server is not None:
+    server = _server()
+    if node_id is not None and server is not None:
         server.send_progress_text(line, _shown(node_id), server.client_id)
 
 

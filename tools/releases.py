@@ -1,4 +1,4 @@
-"""Run the core suite on every release of ComfyUI in tests/host-lock.json and write the table of them in docs/development.md.
+"""Run the core suite on every release of ComfyUI in tests/host-lock.json; write their table in docs/development.md.
 
 A release that has passed is not run again until the pack, its tests or the tools change; so an interrupted round goes
 on where it was.

@@ -335,8 +335,8 @@ def pixart_alpha_side_by_side(graph: Graph) -> None:
 1024 x 1024, 20 steps, cfg 4.5; beta 3/4, s 1/2, m 3/4. No deep cache: a transformer has no skip connections.
 
 **Files**: [the transformer]({HUB}/PixArt-alpha/PixArt-XL-2-1024-MS/tree/main/transformer), renamed to {PIXART}, in
-**models/diffusion_models**; [{T5}]({MODELS[T5][1]}) in **models/text_encoders**; [the SD1.5 VAE]({MODELS[SD_VAE][1]}) in
-**models/vae**.
+**models/diffusion_models**; [{T5}]({MODELS[T5][1]}) in **models/text_encoders**;
+[the SD1.5 VAE]({MODELS[SD_VAE][1]}) in **models/vae**.
 
 **What to expect**: 1.7 times less work a picture. The authors measured 1.49x on an A5000, 1.27x on an H100.
 PixArt-sigma: the same graph, with the SDXL VAE and CLIP Text Encode.
@@ -365,8 +365,8 @@ def controlnet_lora(graph: Graph) -> None:
 Nothing special to do: the LoRA is on the model, the ControlNet on the prompts, PostDiff in the sampler. Hints are
 scaled with the steps at low resolution.
 
-**Files**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**; [{CANNY}]({MODELS[CANNY][1]}) in **models/controlnet**;
-any SD1.5 LoRA in **models/loras** (here {STYLE_LORA}, from ComfyUI's LoRA tutorial).
+**Files**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**;
+[{CANNY}]({MODELS[CANNY][1]}) in **models/controlnet**; any SD1.5 LoRA in **models/loras** (here {STYLE_LORA}, from ComfyUI's LoRA tutorial).
 
 **What to expect**: the picture follows the edges in both runs. The ControlNet itself runs in every step, so the
 speed-up is smaller than without.
