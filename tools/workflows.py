@@ -366,7 +366,8 @@ Nothing special to do: the LoRA is on the model, the ControlNet on the prompts, 
 scaled with the steps at low resolution.
 
 **Files**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**;
-[{CANNY}]({MODELS[CANNY][1]}) in **models/controlnet**; any SD1.5 LoRA in **models/loras** (here {STYLE_LORA}, from ComfyUI's LoRA tutorial).
+[{CANNY}]({MODELS[CANNY][1]}) in **models/controlnet**; any SD1.5 LoRA in **models/loras** (here
+{STYLE_LORA}, from ComfyUI's LoRA tutorial).
 
 **What to expect**: the picture follows the edges in both runs. The ControlNet itself runs in every step, so the
 speed-up is smaller than without.

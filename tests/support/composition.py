@@ -39,7 +39,13 @@ COLUMNS = {
     CROSS: Techniques(cross_attn_start=0.6),
     CUT: Techniques(cutoff_start=0.7),
     TOGETHER: Techniques(
-        low_res_scale=0.5, low_res_until=0.5, interval=2, depth=2, cross_attn_start=0.6, cutoff_start=0.7
+        low_res_scale=0.5,
+        low_res_until=0.5,
+        switch="matched",  # the paper's is that of the column of mixed resolution alone
+        interval=2,
+        depth=2,
+        cross_attn_start=0.6,
+        cutoff_start=0.7,
     ),
 }
 TECHNIQUES = {
@@ -58,7 +64,8 @@ REFUSALS = {
 """The reasons a technique may refuse for: no others are allowed."""
 
 IDLE_NOTE = r"([\w -]+) does nothing here"
-HARMLESS_NOTES = rf"Work is not counted|low_res_until asks for \d of \d steps|\d+ of \d+ steps run without|{IDLE_NOTE}"
+LEFTOVER_NOISE = "switch is matched, but the run ends before its noise is gone"
+HARMLESS_NOTES = rf"Work is not counted|low_res_until asks for \d of \d steps|\d+ of \d+ steps run without|{LEFTOVER_NOISE}|{IDLE_NOTE}"
 CHANGED_STEPS = {
     "mixed_resolution": ("stage", "low"),
     "deep_cache": ("deep", "reuse"),

@@ -9,6 +9,7 @@ pack in it.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -203,6 +204,7 @@ class InFull:
                 if name == "full" and self._fresh_model is not None:
                     guider.model_options = by_hand.with_whole_schedule(self._fresh_model(), sigmas).model_options
                 self._stage = range(switch) if name == "low" else range(switch, len(self._plan))
+                self._sigmas = [math.inf] * self._stage.start + given[3].tolist()
                 guider.original_conds = prompts if name == "full" else on_smaller_latent(prompts, noise.shape, low)
                 return stock(guider, *given, disable_pbar=True, seed=seed)
 
@@ -219,6 +221,7 @@ class InFull:
                     low=low,
                     switch=switch,
                     upscale_method=self.techniques.upscale_method,
+                    matched=self.techniques.switch == "matched",
                     batch_index=self._batch_index,
                 )
             finally:

@@ -24,6 +24,7 @@ def mixed_resolution_inputs(techniques: Techniques) -> dict[str, Any]:
         "low_res_scale": techniques.low_res_scale,
         "low_res_until": techniques.low_res_until,
         "upscale_method": techniques.upscale_method,
+        "switch": techniques.switch,
     }
 
 

@@ -108,6 +108,7 @@ def graphs() -> st.SearchStrategy[Graph]:
             {
                 "low_res_scale": st.sampled_from([0.25, 0.5, 0.7, 1.0]),
                 "low_res_until": fractions,
+                "switch": st.sampled_from(["paper", "matched"]),
                 "upscale_method": st.sampled_from(UPSCALE_METHODS),
                 "interval": st.integers(1, 4),
                 "depth": st.integers(1, 3),

@@ -32,6 +32,7 @@ class Techniques:
     low_res_scale: float = 1.0
     low_res_until: float = 0.0
     upscale_method: str = "bilinear"
+    switch: str = "paper"
     interval: int = 1
     depth: int = 1
     deep_start: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import comfy.utils
 import torch
 import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import CONST
 
 Size = tuple[int, int]
 
@@ -84,9 +86,10 @@ def two_stages(
     low: Size,
     switch: int,
     upscale_method: str = "bilinear",
+    matched: bool = False,
     batch_index: list[int] | None = None,
 ) -> torch.Tensor:
-    """`switch` steps at `low` sides and the rest at full size.
+    """`switch` steps at `low` sides and the rest at full size, at its `matched` noise levels or at the schedule's own.
 
     `sample_stage(stage, noise, latent, sampler, sigmas, mask, callback, seed=)` runs a guider in stage "low" or "full".
     """
@@ -116,15 +119,18 @@ def two_stages(
     )
     x0 = model.model.process_latent_out(predicted["x0"]) if predicted else returned
     start = comfy.utils.common_upscale(x0, picture.shape[-1], picture.shape[-2], upscale_method, "disabled")
+    later = sigmas[switch:].clone()
+    if matched and later[-1] == 0:
+        later = matched_levels(later, picture.shape[-2:], low, model.get_model_object("model_sampling"))
     if mask is not None:
-        weight = _mask_at(model, mask, sigmas[switch])
+        weight = _mask_at(model, mask, later[0])
         start = start * weight + picture * (1 - weight)
     finished = sample_stage(
         "full",
         comfy.sample.prepare_noise(picture, seed + 1, batch_index),
         start,
         sampler,
-        sigmas[switch:].clone(),
+        later,
         mask,
         at_full_size,
         seed=seed + 1,
@@ -132,6 +138,15 @@ def two_stages(
     if mask is None or sigmas[-1] > 0 or "denoise_mask_function" in model.model_options:
         return finished
     return finished + (1 - mask) * (picture - start)  # of what the host has mixed in, which was mixed already
+
+
+def matched_levels(sigmas: torch.Tensor, full: Size, low: Size, model_sampling: Any) -> torch.Tensor:
+    """The noise levels that hide as much at full size as `sigmas` do at low size."""
+    ratio = math.sqrt(full[0] * full[1] / (low[0] * low[1]))
+    if isinstance(model_sampling, CONST):
+        noise, picture = ratio * sigmas, 1 - sigmas
+        return noise / (noise + picture)
+    return sigmas * min(ratio, float(model_sampling.sigma_max) / float(sigmas[0]))
 
 
 def with_whole_schedule(model: ModelPatcher, sigmas: torch.Tensor) -> ModelPatcher:
