@@ -64,8 +64,10 @@ REFUSALS = {
 """The reasons a technique may refuse for: no others are allowed."""
 
 IDLE_NOTE = r"([\w -]+) does nothing here"
-LEFTOVER_NOISE = "switch is matched, but the run ends before its noise is gone"
-HARMLESS_NOTES = rf"Work is not counted|low_res_until asks for \d of \d steps|\d+ of \d+ steps run without|{LEFTOVER_NOISE}|{IDLE_NOTE}"
+HARMLESS_NOTES = (
+    r"Work is not counted|low_res_until asks for \d of \d steps|\d+ of \d+ steps run without"
+    rf"|switch is matched, but the run ends before its noise is gone|{IDLE_NOTE}"
+)
 CHANGED_STEPS = {
     "mixed_resolution": ("stage", "low"),
     "deep_cache": ("deep", "reuse"),
