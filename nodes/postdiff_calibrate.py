@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import datetime
 import json
-import logging
 from typing import Any
 
 import comfy.model_management
@@ -11,37 +9,14 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..postdiff_core import presets, saved_presets
-from ..postdiff_core.calibrate import frontier_picture, request, table
-from ..postdiff_core.calibrate.calibration import Calibration, Result
+from ..postdiff_core.calibrate import frontier_picture, outcome, request, table
+from ..postdiff_core.calibrate.calibration import Result
 from ..postdiff_core.calibrate.progress import Progress
+from ..postdiff_core.calibrate.prompts import PROMPTS
 from ..postdiff_core.calibrate.runs import Sampling
 from .events import show_text
 from .pictures import as_image
 from .schema import schema, unique_id
-
-log = logging.getLogger("postdiff")
-
-PROMPTS = """\
-a red bicycle leaning against a white brick wall
-two cats sleeping on a blue sofa
-a bowl of oranges on a wooden table, soft morning light
-portrait of an old fisherman with a grey beard, looking at the camera
-a steam train crossing a stone bridge over a valley
-a child flying a kite on the beach
-the skyline of a large city at night, reflected in a river
-a slice of chocolate cake with strawberries on a plate
-a brown horse galloping through shallow water
-a narrow street with lanterns in the rain
-an astronaut walking through a field of sunflowers
-a snow-covered cabin in a pine forest
-a barista pouring milk into a cup of coffee
-three hot air balloons over a desert at sunrise
-a stained glass window showing a sailing ship
-a close-up of a dragonfly on a green leaf
-an old wooden rowing boat on a calm lake at dawn
-a shelf of colourful glass bottles in a window
-a fox sitting in fresh snow between birch trees
-the interior of a cathedral with light through high windows"""
 
 
 class PostDiffCalibrate(io.ComfyNode):
@@ -91,10 +66,10 @@ class PostDiffCalibrate(io.ComfyNode):
         try:
             result = calibration.run()
         except comfy.model_management.InterruptProcessingException:
-            _keep_best_so_far(name, calibration)
+            outcome.keep_best_so_far(name, calibration)
             raise
-        _save(name, calibration, result)
-        drawn = frontier_picture.draw(result, _title(calibration), request.examples(calibration, result))
+        outcome.save(name, calibration, result)
+        drawn = frontier_picture.draw(result, outcome.title(calibration), request.examples(calibration, result))
         progress.finish(f"Chosen: {result.chosen.candidate}. Saved as the preset {name}.", drawn)
         return _output(cls, name, result, drawn)
 
@@ -238,31 +213,3 @@ def _output(cls: type[io.ComfyNode], name: str, result: Result, drawn: Image.Ima
         json.dumps(table.document(result), indent=1),
         ui=ui.PreviewImage(picture, cls=cls),
     )
-
-
-def _title(calibration: Calibration) -> str:
-    model, sampling = calibration.runs.model, calibration.runs.sampling
-    return (
-        f"{type(model.model).__name__}, {sampling.width} x {sampling.height}, {sampling.sampler_name}, "
-        f"{sampling.scheduler}, cfg {sampling.cfg:g}"
-    )
-
-
-def _save(name: str, calibration: Calibration, result: Result) -> None:
-    about = {
-        "calibrated_for": _title(calibration),
-        "store": calibration.runs.store.folder.name,
-        "date": datetime.date.today().isoformat(),
-        "complete": result.complete,
-        "chosen": table.document(result)["chosen"],
-        "score": result.score_name,
-    }
-    file = saved_presets.save(name, result.chosen.candidate.settings, about)
-    log.info("PostDiff calibration: %s. Saved as %s.", result.chosen.candidate, file)
-
-
-def _keep_best_so_far(name: str, calibration: Calibration) -> None:
-    """After an interruption: as a preset, unless there is one of this name."""
-    if calibration.search.choice() is None or name in saved_presets.names():
-        return
-    _save(name, calibration, calibration.result(complete=False))
