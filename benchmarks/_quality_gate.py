@@ -1,4 +1,4 @@
-"""What `python dev.py test` holds the pack to: the shipped preset's prompt agreement, each technique's picture error.
+"""What `python dev.py test` holds the pack to: the shipped preset's agreement and detail, each technique's error.
 
 The full run, which is ComfyUI's own, is recorded once for the shipped weights; the rest is drawn anew in every test.
 """
@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from _measure import machine
+from _quality_encoder import detail
 from _quality_runs import Runs, Subject
 from _quality_scores import Examiner, Scorebook, likeness
-from _quality_settings import ALONE_PAIRS, FULL, GATE_PAIRS, Setting, alone
+from _quality_settings import ALONE_PAIRS, FULL, GATE_PAIRS, PRESET, Setting, alone
 from _results import FOLDER
 from tqdm import tqdm
 
 FILE = FOLDER / "quality-gate.json"
 REMEDY = "Run `python dev.py bench quality --only gate` and look at what changed before committing its file."
-MOST_POINTS_LOST, MOST_GROWTH = 3.0, 0.2
+MOST_POINTS_LOST, MOST_GROWTH, MOST_DETAIL_LOST = 3.0, 0.2, 0.15
 BATCH = 8
 
 
@@ -43,6 +44,7 @@ def record(runs: Runs, scorebook: Scorebook, examiner: Examiner, device: str) ->
         "pairs": runs.subject.key,
         "full_right": "".join(str(int(each)) for each in right),
         "errors": errors(runs.subject, examiner, full),
+        "preset_detail": mean_detail(drawn(runs.subject, PRESET, range(GATE_PAIRS))),
         "machine": machine(device),
     }
     FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -68,6 +70,11 @@ def right(subject: Subject, examiner: Examiner, pictures: torch.Tensor) -> np.nd
     """Which of the first pictures show what their prompts say."""
     prompts = [subject.prompt(pair) for pair in range(len(pictures))]
     return examiner.judged(pictures, prompts)["right"].numpy()
+
+
+def mean_detail(pictures: torch.Tensor) -> float:
+    """Laplacian energy of these pictures, which agreement and error, looking at small crops, do not see."""
+    return float(np.mean([detail(picture.numpy()) for picture in pictures]))
 
 
 def errors(subject: Subject, examiner: Examiner, full: torch.Tensor) -> dict[str, float]:
@@ -98,6 +105,14 @@ def agreement_lost(full: Sequence[bool] | np.ndarray, ours: Sequence[bool] | np.
     if lost <= MOST_POINTS_LOST:
         return None
     return f"{lost:.1f} points of prompt agreement are lost against the full run; at most {MOST_POINTS_LOST:g} may be."
+
+
+def detail_lost(record: Mapping[str, Any], found: float) -> str | None:
+    """What is wrong with a preset whose pictures have this mean detail; None if nothing is."""
+    lost = 1 - found / record["preset_detail"]
+    if lost <= MOST_DETAIL_LOST:
+        return None
+    return f"The preset's pictures have lost {lost:.0%} of the detail on record; at most {MOST_DETAIL_LOST:.0%} may be."
 
 
 def grown_errors(record: Mapping[str, Any], found: Mapping[str, float]) -> list[str]:

@@ -7,7 +7,7 @@ from browser import Canvas, Prompt
 
 def graph() -> Prompt:
     """A run with little to do, and its report with nothing behind it."""
-    model = {"family": "sd15", "seconds_per_step": 0.0, "fail_at": -1, "fresh": 0}
+    model = {"family": "sd15", "seconds_per_step": 0.0, "fail_at": -1, "smallest": 0, "fresh": 0}
     sampling = {"seed": 1, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     sampling |= {"positive": ["1", 1], "negative": ["1", 1], "latent_image": ["1", 2]}
     return {

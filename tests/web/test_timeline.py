@@ -39,7 +39,12 @@ def documents(settings: Settings, total: int) -> list[dict[str, str]]:
 
 
 def graph(
-    sampler: str = "MixedResolutionKSampler", *, seconds: float = 0.0, fail_at: int = -1, **inputs: Any
+    sampler: str = "MixedResolutionKSampler",
+    *,
+    seconds: float = 0.0,
+    fail_at: int = -1,
+    smallest: int = 0,
+    **inputs: Any,
 ) -> Prompt:
     """Model -> deep cache -> cross-attention cache -> cut-off -> a sampler."""
     of_sampler = {
@@ -48,7 +53,8 @@ def graph(
     }
     sampling = {"seed": 1, "steps": 8, "cfg": 5.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
     sampling |= {"positive": ["1", 1], "negative": ["1", 1], "latent_image": ["1", 2]}
-    model = {"family": "sd15", "seconds_per_step": seconds, "fail_at": fail_at, "fresh": next(fresh)}
+    model = {"family": "sd15", "seconds_per_step": seconds, "fail_at": fail_at, "smallest": smallest}
+    model["fresh"] = next(fresh)
     deep = {"model": ["1", 0], "interval": 2, "depth": 2, "start_percent": 0.0, "end_percent": 1.0}
     return {
         "1": {"class_type": "PostDiffTestModel", "inputs": model},
@@ -427,6 +433,14 @@ def test_an_error_clears_the_mark(canvas: Canvas) -> None:
     canvas.wait_for_mark("4", shown=False)
     canvas.wait_for_text("4", "status", "estimate")
     canvas.page.keyboard.press("Escape")  # the host's error dialog
+
+
+def test_a_run_that_starts_again_at_full_size_shows_its_steps_and_why(canvas: Canvas) -> None:
+    canvas.load(graph(smallest=16))
+    canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
+    canvas.run()
+    canvas.wait_for_steps(SAMPLER, planned(8, *PATCHES))
+    canvas.wait_for_text(SAMPLER, "notes", "All steps run at full size: something on the model failed")
 
 
 @pytest.mark.parametrize("palette", ["dark", "light"])

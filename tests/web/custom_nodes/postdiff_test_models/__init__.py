@@ -19,20 +19,24 @@ def tiny_models():
     return module
 
 
-def slowed(model, seconds, fail_at):
-    """The model, waiting before each evaluation; the evaluation numbered `fail_at` raises (none if negative)."""
+def slowed(model, seconds, fail_at, smallest):
+    """The model, waiting before each evaluation.
+
+    All evaluations from the one numbered `fail_at` on raise (none if negative), and those of a latent narrower than
+    `smallest`.
+    """
     evaluations = 0
 
-    def predict_noise(executor, *args, **kwargs):
+    def predict_noise(executor, x, *args, **kwargs):
         nonlocal evaluations
         evaluations += 1
-        if evaluations == fail_at + 1:
+        if evaluations > fail_at >= 0 or x.shape[-1] < smallest:
             raise RuntimeError("This evaluation fails, as the test asked.")
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             throw_exception_if_processing_interrupted()
             time.sleep(0.02)
-        return executor(*args, **kwargs)
+        return executor(x, *args, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "postdiff_test", predict_noise)
     return model
@@ -51,16 +55,18 @@ class TinyModel(io.ComfyNode):
                 io.Combo.Input("family", options=FAMILIES),
                 io.Float.Input("seconds_per_step", default=0.0, min=0.0, max=10.0, step=0.01),
                 io.Int.Input("fail_at", default=-1, min=-1, max=100),
+                io.Int.Input("smallest", default=0, min=0, max=100),
                 io.Int.Input("fresh", default=0, min=0, max=2**31, tooltip="Another number makes the graph run again."),
             ],
             outputs=[io.Model.Output(), io.Conditioning.Output(), io.Latent.Output()],
         )
 
     @classmethod
-    def execute(cls, family, seconds_per_step, fail_at, fresh):
+    def execute(cls, family, seconds_per_step, fail_at, smallest, fresh):
         tiny = tiny_models()
         model = getattr(tiny, family)()
-        return io.NodeOutput(slowed(model, seconds_per_step, fail_at), tiny.conditioning(model), tiny.latent(model))
+        slow = slowed(model, seconds_per_step, fail_at, smallest)
+        return io.NodeOutput(slow, tiny.conditioning(model), tiny.latent(model))
 
 
 class TestModels(ComfyExtension):
