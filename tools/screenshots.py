@@ -72,7 +72,10 @@ def paper_settings() -> Prompt:
     deep = {"interval": 2, "depth": 2, "start_percent": 0.0, "end_percent": 1.0}
     late = {"start_percent": 0.75}
     nodes = {
-        "1": ("PostDiffTestModel", {"family": "sd15", "seconds_per_step": 0.0, "fail_at": -1, "smallest": 0, "fresh": 0}),
+        "1": (
+            "PostDiffTestModel",
+            {"family": "sd15", "seconds_per_step": 0.0, "fail_at": -1, "smallest": 0, "fresh": 0},
+        ),
         "2": ("DeepCachePatch", {"model": ["1", 0], **deep}),
         "3": ("CrossAttnCachePatch", {"model": ["2", 0], **late, "mode": "cond"}),
         "4": ("CFGCutoff", {"model": ["3", 0], **late}),
