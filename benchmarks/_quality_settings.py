@@ -148,16 +148,18 @@ def _switch() -> Table:
             for rule in ("paper", "matched")
         ]
 
-    enlarged = (
-        postdiff(f"paper, s 0.5, {method}", beta=0.5, upscale_method=method, group="paper")
-        for method in ("bicubic", "nearest-exact")
-    )
+    methods = ("bicubic", "nearest-exact")
+    enlarged = [each for method in methods for each in both(f"s 0.5, {method}", upscale_method=method)]
     return Table(
         "switch",
         "The noise level after the switch of resolution",
         (FULL, *both("s 0.5"), *both("s 0.5, k 2, m 0.75", k=2, m=PAPER_M), *both("s 0.25", s=0.25), *enlarged),
         notes=("beta 0.5; both rules take the same steps at the same sizes, so the work is equal.",),
         compared=("matched", "paper"),
+        against=(
+            ("matched, s 0.5", "paper, s 0.5, nearest-exact"),
+            ("matched, s 0.5, nearest-exact", "matched, s 0.5"),
+        ),
     )
 
 
@@ -216,6 +218,7 @@ def _techniques() -> Table:
         "techniques",
         "Each technique alone, at the paper's settings",
         (FULL, *alone(), postdiff("all but mixed resolution", k=2, m=PAPER_M, group="alone"), PRESET),
+        4 * GRID_PAIRS,  # with fewer, what the deep cache costs was not told from chance
     )
 
 
@@ -245,7 +248,9 @@ def _peers() -> Table:
             *(peer("TomePatchModel", True, ratio=value) for value in (0.3, 0.6)),
             *(peer("PatchModelAddDownscale", end_percent=value) for value in (0.35, 0.7)),
             *(peer("CFGOverride", start_percent=value) for value in (0.25, 0.5, 0.75)),
+            *map(fewer_steps, (18, 16, 14, 12, 10, 8)),
         ),
+        compared=(MATCHED_SWITCH, "EasyCache", "LazyCache", "PatchModelAddDownscale", "CFGOverride", FEWER_STEPS),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,6 @@ import comfy.sample
 import comfy.utils
 import torch
 from comfy.model_sampling import CONST
-from einops import EinopsError
 from torch.nn.functional import interpolate
 
 from .architecture import Size, diffusion_model_of, latent_geometry, size_ratio
@@ -24,6 +22,9 @@ from .schedule import MixedResolution, low_size
 log = logging.getLogger("postdiff")
 
 BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
+APG_MOMENTUM = "running_avg"  # comfy_extras/nodes_apg.py; 0 when it begins
+# By name: einops and a compiled model have classes of their own.
+MAY_BE_OF_SIZE = ("RuntimeError", "IndexError", "ValueError", "AssertionError", "EinopsError", "TorchRuntimeError")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class SizeError(Exception):
 
 def may_be_of_size(error: Exception) -> bool:
     """Whether it may come of a change of size; not what tells of something else, as running out of memory does."""
-    return type(error) in (RuntimeError, IndexError, ValueError, AssertionError, EinopsError)
+    is_of_memory = any(words in str(error) for words in ("out of memory", "allocate memory", "ALLOC_FAILED"))
+    return type(error).__name__ in MAY_BE_OF_SIZE and not is_of_memory
 
 
 @contextlib.contextmanager
@@ -115,7 +117,7 @@ def size_errors(low: Size) -> Iterator[None]:
         log.info("PostDiff: what failed with a low-resolution stage:", exc_info=error)
         raise SizeError(
             f"something on the model failed when the run began at {_in_words(low)} latents "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {_first_line(error)})"
         ) from error
 
 
@@ -128,8 +130,8 @@ def remedy_named(before: str) -> Iterator[None]:
         if not may_be_of_size(error):
             raise
         raise RuntimeError(
-            f"{error}\nBefore that, {before}. If the graph runs without mixed resolution, set low_res_scale to 1; "
-            "under a preset, put Mixed Resolution (patch) with low_res_scale 1 on the model."
+            f"{str(error) or type(error).__name__}\nBefore that, {before}. If the graph runs without mixed resolution, "
+            "set low_res_scale to 1; under a preset, put Mixed Resolution (patch) with low_res_scale 1 on the model."
         ) from error
 
 
@@ -183,7 +185,7 @@ def sample_in_two_stages(
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
     first, last_x0 = _low_stage(sampling, low, switch, batch_index)
-    with _forgotten_by_guidance_functions(guider, low, sampling.size):
+    with _forgotten_by_guidance_functions(guider, low):
         x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
     sigmas = sampling.sigmas[switch:].clone()
@@ -341,41 +343,39 @@ def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _forgotten_by_guidance_functions(guider: Any, low: Size, size: Size) -> Iterator[None]:
-    """Make guidance functions of other nodes forget predictions of stage 1: 0 at full size when it ends, and what they
-    remembered before the run if it fails or is cancelled.
+def _forgotten_by_guidance_functions(guider: Any, low: Size) -> Iterator[None]:
+    """Make guidance functions of other nodes forget predictions of stage 1, however it ends.
 
-    APG adds to its momentum from step to step and starts anew where sigma rises, which it need not do between the
-    stages. What it remembered before the run would be no better there: it may be left of a run of another size.
+    They get back what they remembered before the run. APG's momentum begins anew instead in stage 2: what it was before
+    may be left of a run of another size, and APG itself starts anew only where sigma rises.
     """
     options = guider.model_options
     functions = [*options.get("sampler_pre_cfg_function", ()), *options.get("sampler_post_cfg_function", ())]
     functions.append(options.get("sampler_cfg_function"))
     remembered = [_closure(function) for function in functions]
 
-    def learned(cell: CellType, before: Any) -> bool:
-        return cell.cell_contents is not before and _is_of_size(cell.cell_contents, low)
+    def forget(momentum: bool) -> None:
+        for variables in remembered:
+            if not any(_is_of_size(cell.cell_contents, low) for cell, _ in variables.values()):
+                continue
+            for name, (cell, before) in variables.items():
+                cell.cell_contents = 0 if momentum and name == APG_MOMENTUM else before
 
     try:
         yield
     except BaseException:
-        for cells in remembered:
-            if any(learned(cell, before) for cell, before in cells):
-                for cell, before in cells:
-                    cell.cell_contents = before
+        forget(momentum=False)
         raise
-    for cell, before in itertools.chain.from_iterable(remembered):
-        if learned(cell, before):
-            cell.cell_contents = cell.cell_contents.new_zeros((*cell.cell_contents.shape[:-2], *size))
+    forget(momentum=True)
 
 
-def _closure(function: Callable | None) -> list[tuple[CellType, Any]]:
-    """The variables that a nested function shares with the one around it, and their contents."""
-    cells = []
-    for cell in getattr(function, "__closure__", None) or ():
+def _closure(function: Callable | None) -> dict[str, tuple[CellType, Any]]:
+    """The variables that a nested function shares with the one around it, by name, and their contents."""
+    variables, cells = {}, getattr(function, "__closure__", None)
+    for name, cell in zip(function.__code__.co_freevars, cells, strict=True) if function and cells else ():
         with contextlib.suppress(ValueError):  # never assigned
-            cells.append((cell, cell.cell_contents))
-    return cells
+            variables[name] = cell, cell.cell_contents
+    return variables
 
 
 def _is_of_size(value: Any, size: Size) -> bool:
@@ -393,6 +393,11 @@ def _noise(latent: torch.Tensor, seed: int | None, batch_index: list[int] | None
     noise = comfy.sample.prepare_noise(latent, seed, batch_index)
     assert isinstance(noise, torch.Tensor)  # nested latents run at full size
     return noise
+
+
+def _first_line(error: Exception) -> str:
+    """A compiled model's errors go on for pages."""
+    return str(error).partition("\n")[0]
 
 
 def _in_words(size: Size) -> str:

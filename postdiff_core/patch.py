@@ -121,15 +121,17 @@ class PostDiff(Uncopied):
         try:
             return self._run(executor, sampling)
         except mixed_resolution.SizeError as error:
-            self.size_error = str(error)
+            failed = str(error)
         # Outside the handler, which keeps what the failed attempt held.
         mixed_resolution.begin_anew(guider, conds, sampling)
-        with mixed_resolution.remedy_named(self.size_error):
-            return self._run(executor, sampling)
+        with mixed_resolution.remedy_named(failed):
+            samples = self._run(executor, sampling, failed)
+        self.size_error = failed
+        return samples
 
-    def _run(self, executor: Any, sampling: SamplingArguments) -> torch.Tensor:
-        """One attempt. Raises SizeError where one with a low-resolution stage fails."""
-        run, low = self._plan_run(executor.class_obj, sampling)
+    def _run(self, executor: Any, sampling: SamplingArguments, failed: str | None = None) -> torch.Tensor:
+        """One attempt, at full size if one with a low-resolution stage has `failed`, which raises SizeError."""
+        run, low = self._plan_run(executor.class_obj, sampling, failed)
         self._install_techniques(run, sampling, low)
         with run.on(executor.class_obj):
             for observer in self.observers:
@@ -149,14 +151,14 @@ class PostDiff(Uncopied):
             observer.on_report(self.last_report)
         return samples
 
-    def _plan_run(self, guider: Any, sampling: SamplingArguments) -> tuple[Run, Size | None]:
+    def _plan_run(self, guider: Any, sampling: SamplingArguments, failed: str | None) -> tuple[Run, Size | None]:
         """The run's plan from its own sigmas, and the size of its low-resolution stage (None if it has none)."""
         sigmas = sampling.sigmas.tolist()
         notes = list(self.notes)
         if any(later >= sooner for sooner, later in pairwise(sigmas)):
             notes.append("PostDiff is off for this run: its sigmas do not fall from step to step.")
             return Run(guider, sigmas, stock_plan(len(sigmas) - 1), self.observers, notes), None
-        possible, note = self._low_size(guider, sampling)
+        possible, note = self._low_size(guider, sampling, failed)
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         laid_out, low = lay_out(self.settings, sigmas, model_sampling, sampling.size, possible)
         if note is not None and (possible is None or low is not None):  # not of a size that no step runs at
@@ -193,13 +195,13 @@ class PostDiff(Uncopied):
             "with a higher start_percent on the model."
         ]
 
-    def _low_size(self, guider: Any, sampling: SamplingArguments) -> tuple[Size | None, str | None]:
+    def _low_size(self, guider: Any, sampling: SamplingArguments, failed: str | None) -> tuple[Size | None, str | None]:
         """The latent size that low-resolution steps would have, None if there can be none, and what to note of it."""
         mixed = self.settings.mixed_resolution
         if mixed is None or mixed.is_off:
             return None, None
         diffusion_model = diffusion_model_of(guider.model_patcher)
-        reason = self.size_error or mixed_resolution.reason_against(sampling, guider.conds, diffusion_model)
+        reason = failed or mixed_resolution.reason_against(sampling, guider.conds, diffusion_model)
         if reason is not None:
             return None, f"All steps run at full size: {reason}."
         return mixed_resolution.low_resolution(mixed, sampling.size, diffusion_model)

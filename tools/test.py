@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> int:
     given = [from_root(here, each) for each in arguments if each != "--core"]
     if any(names_tests(here, each) for each in arguments):
         return pytest.main(given)
-    return pytest.main([*given, *(CORE if "--core" in arguments else PARALLEL)])
+    if "--core" in arguments:
+        return pytest.main([*given, *CORE])
+    return pytest.main(given if "--pdb" in given else [*PARALLEL, *given])
 
 
 def names_tests(here: Path, argument: str) -> bool:

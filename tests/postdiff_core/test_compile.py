@@ -86,6 +86,14 @@ def test_blocks_that_are_compiled_alone_are_recognised(preset):
     assert counters["stats"]["unique_graphs"] == traced > 0
 
 
+def test_a_compiled_model_with_a_node_that_takes_only_the_full_size_runs_at_that():
+    model = tiny_models.small_unet()
+    model.set_model_input_block_patch(lambda h, options: h + h.new_zeros(16, 1) if options["block"][1] == 1 else h)
+    compiled = patch.fill(TorchCompileModel.execute(model, "eager").result[0], PRESETS["sd15"])
+    sample(compiled, 16)
+    assert "All steps run at full size" in " ".join(patch.carried_by(compiled).last_report["notes"])
+
+
 @pytest.mark.parametrize("wrap", ["nothing", "the model", "a block", "a block in place"])
 def test_it_is_told_whether_anything_of_a_network_is_compiled(wrap):
     network = tiny_models.pixart_alpha().model.diffusion_model

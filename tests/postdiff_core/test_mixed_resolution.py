@@ -374,6 +374,58 @@ def test_the_momentum_of_apg_begins_anew_in_each_stage_whatever_ran_before(with_
     assert torch.equal(pack_nodes.sample(HALF, inputs=inputs), expected)
 
 
+def running_mean(seen):
+    """A node's function that mixes each prediction with what it remembers of those before, if that is as large."""
+    mean = None
+
+    def mix(args):
+        nonlocal mean
+        now = args["denoised"]
+        mean = now if mean is None or mean.shape != now.shape else 0.5 * mean + 0.5 * now
+        seen.append(float(mean.abs().mean() / now.abs().mean()))
+        return mean
+
+    return mix
+
+
+def cached_mask(seen):
+    """A node's function that keeps its mask at the size of the predictions."""
+    mask, resized = torch.ones(1, 1, 16, 16), None
+
+    def weigh(args):
+        nonlocal resized
+        now = args["denoised"]
+        if resized is None or resized.shape[-2:] != now.shape[-2:]:
+            resized = torch.nn.functional.interpolate(mask, now.shape[-2:])
+        seen.append(float(resized.mean()))
+        return now * resized
+
+    return weigh
+
+
+@pytest.mark.parametrize("function", [running_mean, cached_mask])
+def test_what_other_guidance_functions_remember_is_as_before_the_run_when_stage_2_begins(function):
+    seen = []
+    model = tiny_models.small_unet()
+    model.set_model_sampler_post_cfg_function(function(seen))
+    pack_nodes.sample(HALF, inputs=inputs_for(model))
+    assert seen[0] == seen[3] == 1.0, "the first of each stage"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("MPS backend out of memory"), torch.OutOfMemoryError("CUDA")])
+def test_running_out_of_memory_at_low_resolution_is_not_tried_again_at_full_size(error):
+    model, evaluations = tiny_models.small_unet(), []
+
+    def run_out(_network, given):
+        evaluations.append(given[0].shape)
+        raise error
+
+    model.model.diffusion_model.register_forward_pre_hook(run_out)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        pack_nodes.sample(HALF, inputs=inputs_for(model))
+    assert len(evaluations) == 1
+
+
 @pytest.mark.parametrize("evaluation", [1, 2, 3, 4, 6])
 def test_a_run_cancelled_in_either_stage_leaves_apg_ready_for_the_next(with_momentum, evaluation):
     inputs = inputs_for(with_momentum)
