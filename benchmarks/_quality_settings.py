@@ -218,7 +218,7 @@ def _techniques() -> Table:
         "techniques",
         "Each technique alone, at the paper's settings",
         (FULL, *alone(), postdiff("all but mixed resolution", k=2, m=PAPER_M, group="alone"), PRESET),
-        4 * GRID_PAIRS,  # with fewer, what the deep cache costs was not told from chance
+        3 * GRID_PAIRS,  # with fewer, what the deep cache costs was not told from chance
     )
 
 
