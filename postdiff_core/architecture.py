@@ -78,6 +78,11 @@ def size_ratio(size: Size, low: Size) -> float:
     return math.sqrt(math.prod(size) / math.prod(low))
 
 
+def in_words(size: Size) -> str:
+    """Width x height, as pictures are named."""
+    return f"{size[1]}x{size[0]}"
+
+
 def halve(size: Size, times: int) -> Size:
     """The sides after a number of downsamplings; an odd side leaves the larger half."""
     for _ in range(times):

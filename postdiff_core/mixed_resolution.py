@@ -2,70 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from types import CellType, SimpleNamespace
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
-import comfy.sample
 import comfy.utils
 import torch
 from comfy.model_sampling import CONST
 from torch.nn.functional import interpolate
 
-from .architecture import Size, diffusion_model_of, latent_geometry, size_ratio
+from .architecture import Size, diffusion_model_of, in_words, latent_geometry, size_ratio
+from .guidance_memory import forgotten_by_guidance_functions
 from .run import Run
+from .sampling_arguments import SamplingArguments, batch_index_of, copied_conds, draw_noise
 from .schedule import MixedResolution, low_size
-
-log = logging.getLogger("postdiff")
-
-BATCH_INDEX = "postdiff_batch_index"  # in the model options of a clone
-APG_MOMENTUM = "running_avg"  # comfy_extras/nodes_apg.py; 0 when it begins
-# By name: einops and a compiled model have classes of their own.
-MAY_BE_OF_SIZE = ("RuntimeError", "IndexError", "ValueError", "AssertionError", "EinopsError", "TorchRuntimeError")
-
-
-@dataclass(frozen=True)
-class SamplingArguments:
-    """The arguments of CFGGuider.outer_sample (comfy/samplers.py): one stage of a run."""
-
-    noise: torch.Tensor
-    latent_image: torch.Tensor
-    sampler: Any
-    sigmas: torch.Tensor
-    denoise_mask: torch.Tensor | None = None
-    callback: Callable | None = None
-    disable_pbar: bool = False
-    seed: int | None = None
-    more: dict[str, Any] = field(default_factory=dict)
-
-    def run_by(self, executor: Callable) -> torch.Tensor:
-        return executor(
-            self.noise,
-            self.latent_image,
-            self.sampler,
-            self.sigmas,
-            self.denoise_mask,
-            self.callback,
-            self.disable_pbar,
-            self.seed,
-            **self.more,
-        )
-
-    @property
-    def size(self) -> Size:
-        """Latent height and width; those of its first part if it is nested, which the host packs into rows."""
-        shape, *_ = self.more.get("latent_shapes") or (self.noise.shape,)
-        return shape[-2], shape[-1]
-
-    def resized(self, **changes: Any) -> SamplingArguments:
-        """The same with other arguments; keeps the shape that the host wants to be told in step with the noise."""
-        stage = replace(self, **changes)
-        if "latent_shapes" in self.more:
-            stage = replace(stage, more={**self.more, "latent_shapes": [stage.noise.shape]})
-        return stage
 
 
 def refusal(model: Any) -> str | None:
@@ -96,61 +47,6 @@ def reason_against(sampling: SamplingArguments, conds: dict[str, Any], diffusion
     return None
 
 
-class SizeError(Exception):
-    """Something in the run cannot take a latent of another size; says at which it failed, and how."""
-
-
-def may_be_of_size(error: Exception) -> bool:
-    """Whether it may come of a change of size; not what tells of something else, as running out of memory does."""
-    is_of_memory = any(words in str(error) for words in ("out of memory", "allocate memory", "ALLOC_FAILED"))
-    return type(error).__name__ in MAY_BE_OF_SIZE and not is_of_memory
-
-
-@contextlib.contextmanager
-def size_errors(low: Size) -> Iterator[None]:
-    """Raise what may come of a change of size as SizeError: a node that keeps a hint of the full latent's, say."""
-    try:
-        yield
-    except Exception as error:
-        if not may_be_of_size(error):
-            raise
-        log.info("PostDiff: what failed with a low-resolution stage:", exc_info=error)
-        raise SizeError(
-            f"something on the model failed when the run began at {_in_words(low)} latents "
-            f"({type(error).__name__}: {_first_line(error)})"
-        ) from error
-
-
-@contextlib.contextmanager
-def remedy_named(before: str) -> Iterator[None]:
-    """Add to an error at full size what to do if it is for the attempt `before` that a node cannot run again."""
-    try:
-        yield
-    except Exception as error:
-        if not may_be_of_size(error):
-            raise
-        raise RuntimeError(
-            f"{str(error) or type(error).__name__}\nBefore that, {before}. If the graph runs without mixed resolution, "
-            "set low_res_scale to 1; under a preset, put Mixed Resolution (patch) with low_res_scale 1 on the model."
-        ) from error
-
-
-def begin_anew(guider: Any, conds: dict[str, Any], sampling: SamplingArguments) -> None:
-    """Put back what a failed attempt used up: the prompts, and the global generator's state after drawing the noise."""
-    guider.conds = conds
-    _noise(sampling.latent_image.cpu(), sampling.seed, batch_index_of(guider))
-
-
-def copied(conds: dict[str, Any]) -> dict[str, Any]:
-    """Prompts that the host may fill in, as it does in each run, without these knowing."""
-    return {name: [dict(cond) for cond in group] for name, group in conds.items()}
-
-
-def batch_index_of(guider: Any) -> list[int] | None:
-    """Which pictures of a larger batch these are, for their noise; None if they are a batch of their own."""
-    return guider.model_options.get(BATCH_INDEX)
-
-
 def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) -> tuple[Size | None, str | None]:
     """The size of stage 1 (None if that is the full one), and a note if the model needs it larger than asked for."""
     geometry = latent_geometry(diffusion_model)
@@ -163,7 +59,7 @@ def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) 
         return asked, None
     name = type(diffusion_model).__name__
     return fitting, (
-        f"The low-resolution stage runs at {_in_words(fitting)} latents instead of {_in_words(asked)}: "
+        f"The low-resolution stage runs at {in_words(fitting)} latents instead of {in_words(asked)}: "
         f"{name} needs a mean side of at least {geometry.smallest_mean}."
     )
 
@@ -179,13 +75,13 @@ def sample_in_two_stages(
     guider, switch = run.guider, run.plan.low_res_steps
     batch_index = batch_index_of(guider)
     _note_other_noise(run, sampling, batch_index)
-    conds = copied(guider.conds)
+    conds = copied_conds(guider.conds)
     _show_whole_run_to_mask_function(guider, sampling.sigmas)
 
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
     first, last_x0 = _low_stage(sampling, low, switch, batch_index)
-    with _forgotten_by_guidance_functions(guider, low):
+    with forgotten_by_guidance_functions(guider, low):
         x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
     sigmas = sampling.sigmas[switch:].clone()
@@ -280,7 +176,7 @@ def _low_stage(
         sigmas=sampling.sigmas[: switch + 1].clone(),
         callback=callback,
         # Last, so that a sampler that draws from the global generator draws what it does in a stock run.
-        noise=_noise(latent, sampling.seed, batch_index),
+        noise=draw_noise(latent, sampling.seed, batch_index),
     )
     return stage, last_x0
 
@@ -301,7 +197,7 @@ def _full_stage(
         sigmas=sigmas,
         callback=callback,
         seed=seed,
-        noise=_noise(start.cpu(), seed, batch_index),
+        noise=draw_noise(start.cpu(), seed, batch_index),
     )
 
 
@@ -342,63 +238,7 @@ def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
     guider.model_options["denoise_mask_function"] = shown_whole_run
 
 
-@contextlib.contextmanager
-def _forgotten_by_guidance_functions(guider: Any, low: Size) -> Iterator[None]:
-    """Make guidance functions of other nodes forget predictions of stage 1, however it ends.
-
-    They get back what they remembered before the run. APG's momentum begins anew instead in stage 2: what it was before
-    may be left of a run of another size, and APG itself starts anew only where sigma rises.
-    """
-    options = guider.model_options
-    functions = [*options.get("sampler_pre_cfg_function", ()), *options.get("sampler_post_cfg_function", ())]
-    functions.append(options.get("sampler_cfg_function"))
-    remembered = [_closure(function) for function in functions]
-
-    def forget(momentum: bool) -> None:
-        for variables in remembered:
-            if not any(_is_of_size(cell.cell_contents, low) for cell, _ in variables.values()):
-                continue
-            for name, (cell, before) in variables.items():
-                cell.cell_contents = 0 if momentum and name == APG_MOMENTUM else before
-
-    try:
-        yield
-    except BaseException:
-        forget(momentum=False)
-        raise
-    forget(momentum=True)
-
-
-def _closure(function: Callable | None) -> dict[str, tuple[CellType, Any]]:
-    """The variables that a nested function shares with the one around it, by name, and their contents."""
-    variables, cells = {}, getattr(function, "__closure__", None)
-    for name, cell in zip(function.__code__.co_freevars, cells, strict=True) if function and cells else ():
-        with contextlib.suppress(ValueError):  # never assigned
-            variables[name] = cell, cell.cell_contents
-    return variables
-
-
-def _is_of_size(value: Any, size: Size) -> bool:
-    return isinstance(value, torch.Tensor) and tuple(value.shape[-2:]) == size
-
-
 def _note_other_noise(run: Run, sampling: SamplingArguments, batch_index: list[int] | None) -> None:
-    expected = _noise(sampling.latent_image.cpu(), sampling.seed, batch_index)
+    expected = draw_noise(sampling.latent_image.cpu(), sampling.seed, batch_index)
     if not torch.equal(sampling.noise.cpu(), expected):
         run.note("The noise given is not the seed's own; both stages draw theirs from the seed.")
-
-
-def _noise(latent: torch.Tensor, seed: int | None, batch_index: list[int] | None) -> torch.Tensor:
-    """The noise that a stock KSampler draws for this latent and seed."""
-    noise = comfy.sample.prepare_noise(latent, seed, batch_index)
-    assert isinstance(noise, torch.Tensor)  # nested latents run at full size
-    return noise
-
-
-def _first_line(error: Exception) -> str:
-    """A compiled model's errors go on for pages."""
-    return str(error).partition("\n")[0]
-
-
-def _in_words(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from . import cfg_cutoff, cross_attn_cache, deep_cache, memory, mixed_resolution, report
+from . import cfg_cutoff, cross_attn_cache, deep_cache, full_size_instead, memory, mixed_resolution, report
 from .architecture import Size, diffusion_model_of, sigma_at
 from .layout import lay_out
-from .mixed_resolution import SamplingArguments
 from .run import KEY, Observer, Run, Uncopied
+from .sampling_arguments import BATCH_INDEX, SamplingArguments, copied_conds
 from .schedule import FEWEST_STEPS, DeepCache, Plan, Settings, Technique, field_of, stock_plan
 
 
@@ -73,7 +73,7 @@ def fill(model: Any, settings: Settings, observer: Observer | None = None, notes
 def with_batch_index(model: Any, batch_index: list[int] | None) -> Any:
     """A clone of MODEL whose runs draw noise for these pictures of a larger batch; the report is on both."""
     clone = model.clone()
-    clone.model_options[mixed_resolution.BATCH_INDEX] = batch_index
+    clone.model_options[BATCH_INDEX] = batch_index
     return clone
 
 
@@ -117,14 +117,14 @@ class PostDiff(Uncopied):
         sampling = SamplingArguments(
             noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, kwargs
         )
-        guider, conds = executor.class_obj, mixed_resolution.copied(executor.class_obj.conds)
+        guider, conds = executor.class_obj, copied_conds(executor.class_obj.conds)
         try:
             return self._run(executor, sampling)
-        except mixed_resolution.SizeError as error:
+        except full_size_instead.SizeError as error:
             failed = str(error)
         # Outside the handler, which keeps what the failed attempt held.
-        mixed_resolution.begin_anew(guider, conds, sampling)
-        with mixed_resolution.remedy_named(failed):
+        full_size_instead.begin_anew(guider, conds, sampling)
+        with full_size_instead.remedy_named(failed):
             samples = self._run(executor, sampling, failed)
         self.size_error = failed
         return samples
@@ -140,7 +140,7 @@ class PostDiff(Uncopied):
             if mixed is None or low is None:
                 samples = sampling.run_by(executor)
             else:
-                with mixed_resolution.size_errors(low):
+                with full_size_instead.size_errors(low):
                     samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, executor)
             run.clock.stop()
         if not run.sees_rows and {"deep_cache", "cross_attn_cache"} & set(run.plan.acting):

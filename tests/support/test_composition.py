@@ -33,8 +33,8 @@ def with_the_rows_exchanged(monkeypatch):
 
 
 def with_the_noise_of_another_seed(monkeypatch):
-    noise = mixed_resolution._noise
-    monkeypatch.setattr(mixed_resolution, "_noise", lambda latent, seed, index: noise(latent, seed + 1, index))
+    noise = mixed_resolution.draw_noise
+    monkeypatch.setattr(mixed_resolution, "draw_noise", lambda latent, seed, index: noise(latent, seed + 1, index))
 
 
 MISTAKES = [
