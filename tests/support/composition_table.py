@@ -29,6 +29,8 @@ the networks small and of random weights.
 - **runs**: the same without that reference; the note says why there is none.
 - **refused**: the technique says that it cannot act there, and why; the latent is the stock one. Where all techniques
   are together, the others act all the same.
+
+All together they have the switch `matched`, mixed resolution alone has `paper`.
 """
 
 
