@@ -190,7 +190,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
 
     done = [each for each in result["rows"] if each["pairs"]]
     panels = [panel for panel in PANELS if any(panel[0] in each for each in done)]
-    figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(panels), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     groups = list(dict.fromkeys(each["group"] for each in done))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -204,7 +204,8 @@ def plot(result: dict[str, Any], file: Path) -> None:
         axis.set_xlabel("work, share of the full run's")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(groups), 8), fontsize=8)
     figure.suptitle(result["title"], fontsize=11)
     figure.savefig(file, dpi=110)
 
