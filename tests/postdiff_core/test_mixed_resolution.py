@@ -375,13 +375,13 @@ def test_the_momentum_of_apg_begins_anew_in_each_stage_whatever_ran_before(with_
 
 
 def running_mean(seen):
-    """A node's function that mixes each prediction with what it remembers of those before, if that is as large."""
+    """A node's function that mixes each prediction with what it remembers of those before."""
     mean = None
 
     def mix(args):
         nonlocal mean
         now = args["denoised"]
-        mean = now if mean is None or mean.shape != now.shape else 0.5 * mean + 0.5 * now
+        mean = now if mean is None else 0.5 * mean + 0.5 * now
         seen.append(float(mean.abs().mean() / now.abs().mean()))
         return mean
 
