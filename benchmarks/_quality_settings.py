@@ -59,6 +59,7 @@ class Table:
 
 
 PAPER_SWITCH, MATCHED_SWITCH, FEWER_STEPS = "PostDiff, the paper's switch", "PostDiff, matched switch", "fewer steps"
+FEWER_MIXED_STEPS = "fewer steps, mixed resolution"
 FULL = Setting("full", "full run")
 PRESET = Setting("shipped preset", MATCHED_SWITCH, sampler=("PostDiffKSampler", {"preset": "embedded"}))
 
@@ -138,6 +139,27 @@ def _frontier() -> Table:
             "is m 0.75 with the matched switch.",
         ),
         compared=(MATCHED_SWITCH, PAPER_SWITCH, FEWER_STEPS),
+    )
+
+
+def _after_mixed_resolution() -> Table:
+    def mixed(steps: int) -> Setting:
+        name = f"{steps} steps, mixed resolution"
+        return postdiff(name, beta=0.5, switch="matched", steps=steps, group=FEWER_MIXED_STEPS)
+
+    m = 0.6
+    dearer = postdiff(f"m {m}", beta=0.5, k=2, m=m, switch="matched", group=MATCHED_SWITCH)
+    return Table(
+        "after-mixed",
+        "After mixed resolution: fewer steps, or caches and cut-off",
+        (FULL, PRESET, *(mixed(steps) for steps in (10, 8, 12, 16, STEPS)), dearer),
+        HEADLINE_PAIRS,
+        first=0,
+        notes=(
+            "beta 0.5, s 0.5 and the matched switch in all rows but the full run. The shipped preset is T = 20 with "
+            "k 2 and m 0.75 besides.",
+        ),
+        against=((PRESET.name, mixed(12).name), (PRESET.name, mixed(10).name), (dearer.name, mixed(8).name)),
     )
 
 
@@ -271,8 +293,9 @@ def _samplers() -> Table:
 def tables() -> dict[str, Table]:
     """Every table by name, in the order of their worth."""
     made = (
-        *(_preset(), _frontier(), _switch(), _techniques(), _low_resolution_scale(), _low_resolution_steps()),
-        *(_intervals(), _cache_modes(), _cross_attention_at_the_switch(), _samplers(), _peers()),
+        *(_preset(), _frontier(), _after_mixed_resolution(), _switch(), _techniques()),
+        *(_low_resolution_scale(), _low_resolution_steps(), _intervals(), _cache_modes()),
+        *(_cross_attention_at_the_switch(), _samplers(), _peers()),
     )
     return {table.name: table for table in made}
 

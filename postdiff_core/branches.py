@@ -31,8 +31,8 @@ class Branch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
-    """A chunk of the batch: `span` are its rows in the tensors of this model call.
+class Chunk:
+    """The part of a batch that one conditioning takes: `span` are its rows in the tensors of this model call.
 
     `paired` says that exactly one positive and one negative conditioning run in this pass.
     """
@@ -43,9 +43,9 @@ class Row:
     span: slice
 
 
-def without_negative(rows: Sequence[Row]) -> list[Row]:
-    """The rows that the cut-off leaves: all but the negative one of a pair."""
-    return [row for row in rows if not (row.paired and row.role == "negative")]
+def without_negative(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """The chunks that the cut-off leaves: all but the negative one of a pair."""
+    return [chunk for chunk in chunks if not (chunk.paired and chunk.role == "negative")]
 
 
 def _frames(transformer_options: Mapping) -> tuple[int, ...] | None:
@@ -95,10 +95,10 @@ class Branches:
         """The role of each list of conditionings in a calc_cond_batch call; None for absent or unknown ones."""
         return [self._role(cond) if cond else None for cond in conds]
 
-    def rows(self, x: torch.Tensor, transformer_options: dict) -> tuple[Row, ...]:
-        """The rows of a model call on `x` (B, ...), as the host lays them out: one chunk a conditioning.
+    def chunks(self, x: torch.Tensor, transformer_options: dict) -> tuple[Chunk, ...]:
+        """The chunks of a model call on `x` (B, ...), as the host lays them out: one a conditioning.
 
-        Where another node lays them out its own way, as tiles in one batch, they are one row without a role.
+        Where another node lays them out its own way, as tiles in one batch, they are one chunk without a role.
         """
         indices, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
         conds = list(zip(indices, uuids, strict=True))
@@ -107,9 +107,9 @@ class Branches:
         batch = self._pass_pictures
         if x.shape[0] != batch * len(conds):
             branch = self._branch(tuple(indices), tuple(uuids), x.shape[0], x.device, window)
-            return (Row(branch, None, False, slice(0, x.shape[0])),)
+            return (Chunk(branch, None, False, slice(0, x.shape[0])),)
         return tuple(
-            Row(
+            Chunk(
                 self._branch(index, uuid, batch, x.device, window),
                 role,
                 self._pass_is_paired,

@@ -11,10 +11,10 @@ from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 
 from .architecture import Size, diffusion_model_of, halve, is_compiled
-from .branches import Branch, Row, without_negative
+from .branches import Branch, Chunk, without_negative
 from .cross_attn_sites import Place, Site, find_sites
 from .row_cache import Cached, RowCache, join, keeper
-from .run import ROWS, Run, Uncopied, replaced
+from .run import CHUNKS, Run, Uncopied, replaced
 from .schedule import CrossAttnCache, Mode
 
 OTHER_ROWS = (
@@ -47,17 +47,17 @@ class _Reuse(Uncopied):
         self.sites: dict[int, list[Site]] = {}  # by id of the diffusion model: several GPUs have one each
 
     def __call__(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
-        rows, step = transformer_options.get(ROWS), self.run.step
+        chunks, step = transformer_options.get(CHUNKS), self.run.step
         reusing = step.cross_attn == "reuse"
-        if rows is None or not (reusing or self.run.plan.cross_attn_is_recorded_in(step.index)):
+        if chunks is None or not (reusing or self.run.plan.cross_attn_is_recorded_in(step.index)):
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
         diffusion_model, latent = executor.class_obj.diffusion_model, tuple(x.shape[-2:])
         sites = self._sites_of(diffusion_model)
-        hits = self.outputs.recall(sites, rows, latent) if reusing else {}
-        reused = self.outputs.rows_that_are_reused(rows)
+        hits = self.outputs.recall(sites, chunks, latent) if reusing else {}
+        reused = self.outputs.chunks_that_are_reused(chunks)
         wanted = {
             # A layer that returns its cache computes all rows after all where another node has changed its size.
-            site: list(rows) if site in hits else self.outputs.missing(site, reused, latent) if reusing else reused
+            site: list(chunks) if site in hits else self.outputs.missing(site, reused, latent) if reusing else reused
             for site in sites
         }
         # Later patches may change the tokens in place.
@@ -88,32 +88,32 @@ class _Outputs:
         self._cache: RowCache = run.new_cache()
         self._mixed: RowCache = run.new_cache()
 
-    def rows_that_are_reused(self, rows: Sequence[Row]) -> list[Row]:
+    def chunks_that_are_reused(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """All but the negative of a pair where guidance has stopped when reuse begins, and nothing is mixed from it."""
         plan = self._run.plan
         if self._mode != "cond" or plan.guidance_stop > max(plan.cross_attn_start, self._run.step.index):
-            return list(rows)
-        return without_negative(rows)
+            return list(chunks)
+        return without_negative(chunks)
 
-    def missing(self, site: Site, rows: Sequence[Row], latent: Size) -> list[Row]:
-        """Those of the rows for which nothing of this layer is kept."""
-        return [row for row in rows if self._part(site, row, latent) is None]
+    def missing(self, site: Site, chunks: Sequence[Chunk], latent: Size) -> list[Chunk]:
+        """Those of the chunks for which nothing of this layer is kept."""
+        return [chunk for chunk in chunks if self._part(site, chunk, latent) is None]
 
-    def record(self, wanted: dict[Site, list[Row]], seen: dict[Site, torch.Tensor], latent: Size) -> None:
-        """Keep what the layers gave, (B, N, C) each, for the rows wanted of them."""
+    def record(self, wanted: dict[Site, list[Chunk]], seen: dict[Site, torch.Tensor], latent: Size) -> None:
+        """Keep what the layers gave, (B, N, C) each, for the chunks wanted of them."""
         for site, tokens in seen.items():
             self._cache.store(site.place, wanted[site], tokens, latent)
-            for row in wanted[site]:
-                self._mixed.drop(site.place, row.branch)
+            for chunk in wanted[site]:
+                self._mixed.drop(site.place, chunk.branch)
 
-    def recall(self, sites: Sequence[Site], rows: Sequence[Row], latent: Size) -> dict[Site, torch.Tensor]:
-        """The layers' outputs for these rows on this latent's token grid; without the layers where one is missing."""
-        parts = {site: [self._part(site, row, latent) for row in rows] for site in sites}
+    def recall(self, sites: Sequence[Site], chunks: Sequence[Chunk], latent: Size) -> dict[Site, torch.Tensor]:
+        """The layers' outputs for these chunks on this latent's token grid; without the layers where one is missing."""
+        parts = {site: [self._part(site, chunk, latent) for chunk in chunks] for site in sites}
         return {site: join(found) for site, found in parts.items() if all(found)}  # type: ignore[arg-type]
 
-    def _part(self, site: Site, row: Row, latent: Size) -> Cached | None:
-        cache, branch = self._cache, row.branch
-        if self._mode != "cond" and row.role == "positive" and not row.paired and self._mix(site, branch):
+    def _part(self, site: Site, chunk: Chunk, latent: Size) -> Cached | None:
+        cache, branch = self._cache, chunk.branch
+        if self._mode != "cond" and chunk.role == "positive" and not chunk.paired and self._mix(site, branch):
             cache = self._mixed
         cached = cache.get(site.place, branch)
         if cached is None or cached.latent == latent:
@@ -125,7 +125,7 @@ class _Outputs:
         return cache.get(site.place, branch)
 
     def _mix(self, site: Site, positive: Branch) -> bool:
-        """Make what the remaining row reuses after the cut-off; false if there is no other row to mix with."""
+        """Make what the remaining chunk reuses after the cut-off; false if there is no other chunk to mix with."""
         if self._mixed.get(site.place, positive) is not None:
             return True
         partner = self._run.branches.partner_of(positive)
@@ -233,14 +233,14 @@ def _reusing(hits: dict[Site, torch.Tensor], *, copy: bool) -> dict[tuple[torch.
 
 
 def _recording(
-    wanted: dict[Site, list[Row]],
+    wanted: dict[Site, list[Chunk]],
     batch: int,
     seen: dict[Site, torch.Tensor],
     on_other_rows: Callable[[], None],
     *,
     copy: bool,
 ) -> dict[tuple[torch.nn.Module, str], Callable]:
-    """Forwards that put the rows wanted of each layer into `seen`, to replace the layers' own for a call.
+    """Forwards that put the chunks wanted of each layer into `seen`, to replace the layers' own for a call.
 
     A layer that another node has given more rows than the call's `batch` is left out.
     """
@@ -259,7 +259,7 @@ def _recording(
         return forward
 
     return {
-        (site.output, "forward"): recording(site, keeper(rows, batch, copy=copy))
-        for site, rows in wanted.items()
-        if rows
+        (site.output, "forward"): recording(site, keeper(chunks, batch, copy=copy))
+        for site, chunks in wanted.items()
+        if chunks
     }

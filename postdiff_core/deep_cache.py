@@ -16,9 +16,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
 from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
-from .branches import Row, without_negative
+from .branches import Chunk, without_negative
 from .row_cache import join, keeper
-from .run import ROWS, Run, Uncopied, replaced
+from .run import CHUNKS, Run, Uncopied, replaced
 from .schedule import DeepCache
 
 PLACE = "deep feature"
@@ -72,16 +72,16 @@ class _Reuse(Uncopied):
             with replaced({(unet, "_forward"): forward} if forward else {}):
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
-        rows = transformer_options.get(ROWS)
-        self._drop_what_is_over(rows)
-        if self.run.step.deep == "off" or rows is None:
+        chunks = transformer_options.get(CHUNKS)
+        self._drop_what_is_over(chunks)
+        if self.run.step.deep == "off" or chunks is None:
             return call()
         # FreeU and others change the feature in place.
         is_changed = "output_block_patch" in transformer_options.get("patches", {})
-        feature = self._recall(rows, latent)
+        feature = self._recall(chunks, latent)
         if feature is not None:
             return call(_shallow_forward(unet, self.depth, feature.clone() if is_changed else feature))
-        kept = _rows_to_keep(self.run, rows)
+        kept = _chunks_to_keep(self.run, chunks)
         if not kept:
             return call()
         seen: list[torch.Tensor] = []
@@ -93,31 +93,31 @@ class _Reuse(Uncopied):
             self.run.measure_caches()
         return out
 
-    def _drop_what_is_over(self, rows: Sequence[Row] | None) -> None:
+    def _drop_what_is_over(self, chunks: Sequence[Chunk] | None) -> None:
         step = self.run.step
-        if step.deep == "off" or rows is None:
+        if step.deep == "off" or chunks is None:
             self.cache.clear()
         elif step.deep == "refresh" and step.index != self.refreshed_in:
-            self.cache.clear()  # also of rows that no longer run
+            self.cache.clear()  # also of chunks that no longer run
             self.refreshed_in = step.index
 
-    def _recall(self, rows: Sequence[Row], latent: Size) -> torch.Tensor | None:
-        """The feature for these rows; None in a refresh step, or if it is not there for each of them at this size."""
+    def _recall(self, chunks: Sequence[Chunk], latent: Size) -> torch.Tensor | None:
+        """The feature for these chunks; None in a refresh step, or if it is not there for each of them at this size."""
         if self.run.step.deep != "reuse":
             return None
-        cached = [self.cache.get(PLACE, row.branch) for row in rows]
+        cached = [self.cache.get(PLACE, chunk.branch) for chunk in chunks]
         fitting = [part for part in cached if part is not None and part.latent == latent]
-        return join(fitting) if len(fitting) == len(rows) else None
+        return join(fitting) if len(fitting) == len(chunks) else None
 
 
-def _rows_to_keep(run: Run, rows: Sequence[Row]) -> list[Row]:
-    """The rows that later steps reuse: none where none does, not the negative one if guidance stops there."""
+def _chunks_to_keep(run: Run, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """The chunks that later steps reuse: none where none does, not the negative one if guidance stops there."""
     index, steps = run.step.index, run.plan.steps
     if run.step.deep == "refresh" and not run.plan.deep_feature_is_reused_after(index):
         return []
     if steps[min(index + 1, len(steps) - 1)].guided:
-        return list(rows)
-    return without_negative(rows)
+        return list(chunks)
+    return without_negative(chunks)
 
 
 def _capturing_forward(unet: Any, depth: int, capture: Callable[[torch.Tensor], None]) -> Callable:

@@ -143,7 +143,7 @@ class PostDiff(Uncopied):
                 with full_size_instead.size_errors(low):
                     samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, executor)
             run.clock.stop()
-        if not run.sees_rows and {"deep_cache", "cross_attn_cache"} & set(run.plan.acting):
+        if not run.sees_chunks and {"deep_cache", "cross_attn_cache"} & set(run.plan.acting):
             run.note("A node calls the model without its transformer options: nothing was reused.")
         self.last_report = report.document(run, self.settings, sampling.size, low, batch=sampling.noise.shape[0])
         report.log_summary(self.last_report)

@@ -1,4 +1,4 @@
-"""What model calls computed, kept by row for later ones."""
+"""What model calls computed, kept for later ones by conditioning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from .architecture import Size
-from .branches import Branch, Row
+from .branches import Branch, Chunk
 
 
 class Cached(NamedTuple):
@@ -29,12 +29,12 @@ class RowCache:
     def __init__(self) -> None:
         self._entries: dict[tuple[Hashable, Branch], Cached] = {}
 
-    def store(self, place: Hashable, rows: Sequence[Row], tensor: torch.Tensor, latent: Size) -> None:
-        """Keep `tensor` (batch first), which holds these rows in order, and nothing else."""
+    def store(self, place: Hashable, chunks: Sequence[Chunk], tensor: torch.Tensor, latent: Size) -> None:
+        """Keep `tensor` (batch first), which holds these chunks in order, and nothing else."""
         start = 0
-        for row in rows:
-            stop = start + row.span.stop - row.span.start
-            self._entries[place, row.branch] = Cached(tensor, slice(start, stop), latent)
+        for chunk in chunks:
+            stop = start + chunk.span.stop - chunk.span.start
+            self._entries[place, chunk.branch] = Cached(tensor, slice(start, stop), latent)
             start = stop
 
     def put(self, place: Hashable, branch: Branch, tensor: torch.Tensor, latent: Size) -> None:
@@ -64,12 +64,12 @@ class RowCache:
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def keeper(rows: Sequence[Row], batch: int, *, copy: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that takes these rows out of a tensor of `batch` rows, so that the others do not stay in memory.
+def keeper(chunks: Sequence[Chunk], batch: int, *, copy: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that takes these chunks out of a tensor of `batch` rows, so that the others do not stay in memory.
 
     If they are all of its rows, the tensor itself is kept, or a copy where someone may still write to it.
     """
-    spans = [row.span for row in rows]
+    spans = [chunk.span for chunk in chunks]
     if sum(span.stop - span.start for span in spans) == batch:
         return torch.clone if copy else lambda tensor: tensor
     return lambda tensor: torch.cat([tensor[span] for span in spans])

@@ -28,7 +28,7 @@ from .schedule import Plan, Step, current_step
 log = logging.getLogger("postdiff")
 
 KEY = "postdiff"
-ROWS = "postdiff_rows"
+CHUNKS = "postdiff_chunks"
 
 MOST_GRAPHS = 64
 
@@ -67,7 +67,7 @@ class Run(Uncopied):
         self.row_tally = RowTally(plan)
         self.peak_cached_bytes = 0
         self.tokens: int | None = None  # length of the prompt that the model was given first
-        self.sees_rows = False  # of model calls
+        self.sees_chunks = False  # of model calls
         self.keeps_guidance = False  # where the cut-off finds no pair of prompts
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
@@ -176,9 +176,9 @@ class Run(Uncopied):
 
     def _apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         if "cond_or_uncond" in transformer_options:
-            self.sees_rows = True
+            self.sees_chunks = True
             self.row_tally.ran(self.step, transformer_options["uuids"])
-            transformer_options = {**transformer_options, ROWS: self.branches.rows(x, transformer_options)}
+            transformer_options = {**transformer_options, CHUNKS: self.branches.chunks(x, transformer_options)}
         if self.tokens is None and c_crossattn is not None:
             self.tokens = c_crossattn.shape[1]
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)

@@ -1,6 +1,7 @@
 """All techniques together with what users combine them with, where the matrix (test_matrix.py) says too little."""
 
 import logging
+from dataclasses import replace
 
 import comfy.sample
 import comfy.samplers
@@ -14,18 +15,10 @@ import pack_nodes
 import stock_mixed_resolution as by_hand
 import tiny_models
 from compare import TOLERANCE, inputs_with_prompts, largest_difference
-from reference import Techniques
+from reference import EVERYTHING, Techniques
 
 STEPS = 8
-EVERYTHING = Techniques(
-    low_res_scale=0.5,
-    low_res_until=0.5,
-    interval=2,
-    depth=2,
-    cross_attn_start=0.6,
-    cutoff_start=0.8,
-    mode="average",
-)
+ALL_TECHNIQUES = replace(EVERYTHING, low_res_until=0.5)
 LOW, REFRESH, CROSS_ATTENTION, GUIDED = {0, 1, 2, 3}, {0, 2, 4, 6}, {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4, 5, 6}
 
 
@@ -43,7 +36,7 @@ def with_companion(name, inputs):
     return companions.COMPANIONS[name](inputs)
 
 
-def patched(inputs, techniques=EVERYTHING):
+def patched(inputs, techniques=ALL_TECHNIQUES):
     return inputs | {"model": pack_nodes.patched(inputs["model"], techniques)}
 
 

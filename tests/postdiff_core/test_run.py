@@ -18,25 +18,12 @@ import pack_nodes
 import tiny_models
 import traces
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
-from postdiff.postdiff_core import patch, report_picture, schedule
-from postdiff.postdiff_core.branches import Branches
-from postdiff.postdiff_core.row_cache import Cached, RowCache, join
+from postdiff.postdiff_core import patch, schedule
+from postdiff.postdiff_core.row_cache import RowCache
 from postdiff.postdiff_core.run import Run
-from reference import Techniques
+from reference import EVERYTHING, WITHOUT_DEEP_CACHE, Techniques
 
 STEPS = 6
-EVERYTHING = Techniques(
-    low_res_scale=0.5,
-    low_res_until=0.4,
-    interval=2,
-    depth=3,
-    cross_attn_start=0.6,
-    cutoff_start=0.8,
-    mode="average",
-)
-WITHOUT_DEEP_CACHE = Techniques(
-    low_res_scale=0.5, low_res_until=0.4, cross_attn_start=0.6, cutoff_start=0.8, mode="average"
-)
 MODELS = {"sd15": tiny_models.sd15, "pixart_alpha": tiny_models.pixart_alpha}
 
 
@@ -221,33 +208,6 @@ def test_deep_features_of_the_low_resolution_are_freed_at_the_switch():
     assert deep < without + 2 * 32 * 8 * 8 * 4
 
 
-def test_rows_that_move_to_another_device_are_not_those_that_were_kept():
-    """ComfyUI divides the prompts of a step among several cards."""
-    branches = Branches()
-    branches.begin_evaluation({})
-    branches.begin_pass([[{"uuid": "one"}], [{"uuid": "other"}]], pictures=1)
-    prompts = {"uuids": ["one", "other"], "cond_or_uncond": [0, 1]}
-    here, there = (branches.rows(torch.empty(2, 4, 8, 8, device=device), prompts) for device in ("cpu", "meta"))
-    assert len({row.branch for row in (*here, *there)}) == 4
-
-
-def test_what_two_devices_computed_is_mixed_on_one(monkeypatch):
-    """Where each evaluates one of the prompts; a name is all that the second has here."""
-
-    def rows_apart(branches, *arguments):
-        elsewhere = torch.device("meta")
-        return tuple(
-            replace(row, branch=row.branch._replace(device=elsewhere)) if row.role == "negative" else row
-            for row in rows_of(branches, *arguments)
-        )
-
-    model = pack_nodes.with_caches(tiny_models.small_unet(), EVERYTHING)
-    together = sample(model)
-    rows_of = Branches.rows
-    monkeypatch.setattr(Branches, "rows", rows_apart)
-    assert torch.equal(sample(model), together)
-
-
 @pytest.mark.parametrize("postdiff_first", [True, False])
 def test_what_another_node_does_once_a_run_it_does_in_each_stage(postdiff_first):
     """Such as to forget what it has cached at the other size."""
@@ -342,19 +302,6 @@ def listened_to(model):
     return patch.add(mixed, schedule.DeepCache(), listener), listener
 
 
-def test_no_step_takes_negative_time_where_a_sampler_goes_back():
-    """The adaptive sampler goes back before a step that it finds too long."""
-    patched = pack_nodes.patched(tiny_models.small_unet(), EVERYTHING)
-    inputs = tiny_models.sampler_inputs(patched)
-    given = {name: inputs[name] for name in ("model", "cfg", "positive", "negative", "latent_image")}
-    sampler = comfy.samplers.ksampler("dpm_adaptive", {"h_init": 2.0})
-    sigmas = comfy.samplers.calculate_sigmas(patched.get_model_object("model_sampling"), "simple", 20)
-    SamplerCustom.execute(**given, add_noise=True, noise_seed=1, sampler=sampler, sigmas=sigmas)
-    report = pack_nodes.report(patched)
-    assert all(step["seconds"] is None or step["seconds"] >= 0 for step in report["steps"])
-    report_picture.draw(report)
-
-
 @pytest.mark.parametrize("sampler_name", ["euler", "heun", "dpmpp_2m"])
 def test_observers_hear_the_plan_each_step_once_and_the_report(sampler_name):
     patched, listener = listened_to(tiny_models.sd15())
@@ -379,39 +326,6 @@ def test_observers_hear_no_report_of_a_run_that_fails():
     run_that_ends_with(LayerError, patched)
     hook.remove()
     assert [event[0] for event in listener.heard] == ["plan"] + ["step"] * 5
-
-
-def test_the_report_says_what_was_done():
-    model = tiny_models.sd15()
-    patched = pack_nodes.patched(model, EVERYTHING)
-    sample(patched)
-    report = pack_nodes.report(patched)
-    assert report["plan"] == [
-        {"stage": "low", "deep": "refresh", "xattn": "compute", "cfg": "on"},
-        {"stage": "low", "deep": "reuse", "xattn": "compute", "cfg": "on"},
-        {"stage": "low", "deep": "refresh", "xattn": "compute", "cfg": "on"},
-        {"stage": "full", "deep": "refresh", "xattn": "compute", "cfg": "on"},
-        {"stage": "full", "deep": "reuse", "xattn": "reuse", "cfg": "on"},
-        {"stage": "full", "deep": "refresh", "xattn": "reuse", "cfg": "off"},
-    ]
-    assert (report["size"], report["low_size"]) == ([16, 16], [8, 8])
-    assert len(report["steps"]) == STEPS and all(step["seconds"] > 0 for step in report["steps"])
-    assert report["totals"]["seconds"] == pytest.approx(sum(step["seconds"] for step in report["steps"]))
-    assert report["totals"]["macs"] == sum(step["macs"] for step in report["steps"])
-    assert report["totals"]["work_saved"] == pytest.approx(
-        1 - report["totals"]["macs"] / report["totals"]["macs_stock"]
-    )
-    assert report["cached_bytes"] >= 2 * 32 * 16 * 16 * 4
-    assert report["notes"] == []
-
-
-def test_a_run_of_full_cost_steps_only_is_as_fast_as_itself():
-    patched = pack_nodes.with_cfg_cutoff(tiny_models.sd15(), Techniques(cutoff_start=0.7))
-    sample(patched)
-    assert pack_nodes.report(patched)["totals"]["speedup"] > 0
-    unguided = pack_nodes.with_cfg_cutoff(tiny_models.sd15(), Techniques(cutoff_start=0.0))
-    sample(unguided)
-    assert pack_nodes.report(unguided)["totals"]["speedup"] is None
 
 
 def sample_by_name(executor, model_wrap, sigmas, extra_args, callback, noise, latent_image, *others):
@@ -442,52 +356,6 @@ def test_other_packs_wrappers_may_pass_arguments_on_by_name(kind, techniques):
     expected = tiny_models.stock_sample(pack_nodes.patched(model, techniques))
     model.add_wrapper_with_key(kind, "another pack", BY_NAME[kind])
     assert torch.equal(tiny_models.stock_sample(pack_nodes.patched(model, techniques)), expected)
-
-
-def test_the_caches_are_empty_when_the_report_is_made(monkeypatch):
-    held, document = [], patch.report.document
-
-    def recording(run, *arguments, **named):
-        held.append([cache.bytes for cache in run._caches])
-        return document(run, *arguments, **named)
-
-    monkeypatch.setattr(patch.report, "document", recording)
-    tiny_models.stock_sample(pack_nodes.patched(tiny_models.small_unet(), EVERYTHING))
-    assert held and set(*held) == {0}
-
-
-def test_a_technique_whose_part_of_the_schedule_is_over_says_so():
-    """In img2img: the run begins where seven tenths of the schedule have passed."""
-    settings = schedule.Settings(
-        schedule.MixedResolution(0.5, 0.5),
-        schedule.DeepCache(2, 2, 0.0, 0.5),
-        schedule.CrossAttnCache(0.8),
-        schedule.CFGCutoff(1.0),
-    )
-    model = patch.fill(tiny_models.small_unet(), settings)
-    tiny_models.stock_sample(model, steps=6, scheduler="simple", denoise=0.3)
-    said = patch.carried_by(model).last_report["notes"]
-    assert [note.partition(" does nothing here")[0] for note in said] == ["Mixed Resolution", "Deep Cache"]
-
-
-@pytest.mark.parametrize(("denoise", "cfg", "is_said"), [(1.0, 5.0, False), (0.3, 5.0, True), (0.3, 1.0, False)])
-def test_a_run_that_guidance_leaves_for_most_of_it_says_so(denoise, cfg, is_said):
-    """In img2img with little denoising: three quarters of the schedule have passed when it begins."""
-    model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.75))
-    tiny_models.stock_sample(model, steps=8, denoise=denoise, cfg=cfg)
-    said = patch.carried_by(model).last_report["notes"]
-    assert [" steps run without guidance: it stops at 0.75" in note for note in said] == [True] * is_said
-
-
-def test_a_run_without_steps_is_stock_and_has_no_report():
-    """As the rest of SplitSigmas, split at the last step."""
-    model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.75))
-    given = tiny_models.sampler_inputs(model)
-    parts = {name: given[name] for name in ("model", "cfg", "positive", "negative", "latent_image")}
-    sampler, sigmas = comfy.samplers.sampler_object("euler"), torch.tensor([0.0])
-    sampled = SamplerCustom.execute(**parts, add_noise=False, noise_seed=7, sampler=sampler, sigmas=sigmas).args[0]
-    assert torch.equal(sampled["samples"], given["latent_image"]["samples"])
-    assert patch.carried_by(model).last_report is None
 
 
 def test_a_sampler_that_evaluates_where_no_step_is_gets_the_stock_prediction():
@@ -534,50 +402,3 @@ def test_a_model_called_without_its_options_is_computed_and_noted():
     assert torch.equal(tiny_models.stock_sample(patched), tiny_models.stock_sample(model))
     (note,) = pack_nodes.report(patched)["notes"]
     assert note.endswith("nothing was reused.")
-
-
-def test_a_low_resolution_size_is_noted_only_if_steps_run_at_it():
-    """In img2img with little denoising there are none; PixArt takes no mean side under 33."""
-    model = patch.add(tiny_models.pixart_alpha(), schedule.MixedResolution(0.5, 0.5))
-    notes = []
-    for denoise in (1.0, 0.3):
-        tiny_models.stock_sample(model, denoise=denoise, latent_image=tiny_models.latent(model, 40, 40))
-        notes.append(" ".join(patch.carried_by(model).last_report["notes"]))
-    assert "stage runs at 34x34" in notes[0] and "does nothing here" not in notes[0]
-    assert "stage runs at" not in notes[1] and "does nothing here" in notes[1]
-
-
-def test_a_run_that_saves_nothing_has_no_speed_up():
-    model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(1.0))
-    tiny_models.stock_sample(model, steps=4)
-    assert patch.carried_by(model).last_report["totals"]["speedup"] is None
-
-
-def test_a_run_that_fails_leaves_no_report_of_the_one_before():
-    model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.5))
-    tiny_models.stock_sample(model, steps=4)
-    failing = model.clone()
-
-    def fail(executor, *args):
-        raise RuntimeError("as the test asked")
-
-    failing.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "test", fail)
-    with pytest.raises(RuntimeError, match="as the test asked"):
-        tiny_models.stock_sample(failing, steps=4)
-    assert patch.carried_by(model).last_report is None
-
-
-def test_the_first_step_computes_cross_attention_whatever_is_asked():
-    model = patch.add(tiny_models.small_unet(), schedule.CrossAttnCache(0.0))
-    tiny_models.stock_sample(model, steps=4)
-    report = patch.carried_by(model).last_report
-    assert [step["xattn"] for step in report["plan"]] == ["compute", "reuse", "reuse", "reuse"]
-    assert report["steps"][0]["macs"] > report["steps"][1]["macs"]
-
-
-def test_rows_in_order_in_one_tensor_are_joined_without_a_copy():
-    tensor = torch.arange(12.0).reshape(6, 2)
-    parts = [Cached(tensor, rows, (1, 2)) for rows in (slice(2, 4), slice(4, 5))]
-    joined = join(parts)
-    assert torch.equal(joined, tensor[2:5]) and joined.data_ptr() == tensor[2:].data_ptr()
-    assert torch.equal(join(parts[::-1]), torch.cat([tensor[4:5], tensor[2:4]]))

@@ -20,21 +20,9 @@ from safetensors.torch import load_file, save_file
 
 import pack_nodes
 import tiny_models
-from reference import Techniques
+from reference import EVERYTHING, WITHOUT_DEEP_CACHE
 
 STEPS = 6
-EVERYTHING = Techniques(
-    low_res_scale=0.5,
-    low_res_until=0.4,
-    interval=2,
-    depth=2,
-    cross_attn_start=0.6,
-    cutoff_start=0.8,
-    mode="average",
-)
-WITHOUT_DEEP_CACHE = Techniques(
-    low_res_scale=0.5, low_res_until=0.4, cross_attn_start=0.6, cutoff_start=0.8, mode="average"
-)
 MODELS = {"unet": tiny_models.small_unet, "pixart": tiny_models.pixart_alpha}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.samplers
@@ -40,6 +40,18 @@ class Techniques:
     cross_attn_start: float = 1.0
     mode: str = "cond"
     cutoff_start: float = 1.0
+
+
+EVERYTHING = Techniques(
+    low_res_scale=0.5,
+    low_res_until=0.4,
+    interval=2,
+    depth=2,
+    cross_attn_start=0.6,
+    cutoff_start=0.8,
+    mode="average",
+)
+WITHOUT_DEEP_CACHE = replace(EVERYTHING, interval=1)  # for transformers
 
 
 @dataclass
