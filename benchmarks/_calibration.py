@@ -92,7 +92,7 @@ def table(result: dict[str, Any]) -> str:
             f"{machine['date']}; weights {result['weights'][:12]}.",
             "",
             f"Error: {result['error_is']}, mean and its standard error over {result['pictures']} pictures. Searched "
-            f"are the settings that do at least {result['least_speedup']:g} times less work than the stock run.",
+            f"are the settings that do at least {result['min_speedup']:g} times less work than the stock run.",
             "",
             f"The search, replayed {result['replays']} times with the pictures in random order, chose settings within "
             f"one standard error of the grid's best in {replayed['within_error_of_best']:.0%} (within one standard "

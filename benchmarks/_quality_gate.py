@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 FILE = FOLDER / "quality-gate.json"
 REMEDY = "Run `python dev.py bench quality --only gate` and look at what changed before committing its file."
-MOST_POINTS_LOST, MOST_GROWTH, MOST_DETAIL_LOST = 3.0, 0.2, 0.15
+MAX_POINTS_LOST, MAX_GROWTH, MAX_DETAIL_LOST = 3.0, 0.2, 0.15
 BATCH = 8
 
 
@@ -102,23 +102,23 @@ def recorded_right(record: Mapping[str, Any]) -> list[bool]:
 def agreement_lost(full: Sequence[bool] | np.ndarray, ours: Sequence[bool] | np.ndarray) -> str | None:
     """What is wrong with a setting that draws these of the pairs right; None if nothing is."""
     lost = 100 * (int(np.sum(full)) - int(np.sum(ours))) / len(ours)
-    if lost <= MOST_POINTS_LOST:
+    if lost <= MAX_POINTS_LOST:
         return None
-    return f"{lost:.1f} points of prompt agreement are lost against the full run; at most {MOST_POINTS_LOST:g} may be."
+    return f"{lost:.1f} points of prompt agreement are lost against the full run; at most {MAX_POINTS_LOST:g} may be."
 
 
 def detail_lost(record: Mapping[str, Any], found: float) -> str | None:
     """What is wrong with a preset whose pictures have this mean detail; None if nothing is."""
     lost = 1 - found / record["preset_detail"]
-    if lost <= MOST_DETAIL_LOST:
+    if lost <= MAX_DETAIL_LOST:
         return None
-    return f"The preset's pictures have lost {lost:.0%} of the detail on record; at most {MOST_DETAIL_LOST:.0%} may be."
+    return f"The preset's pictures have lost {lost:.0%} of the detail on record; at most {MAX_DETAIL_LOST:.0%} may be."
 
 
 def grown_errors(record: Mapping[str, Any], found: Mapping[str, float]) -> list[str]:
     """The techniques whose picture error grew too much over its record."""
     return [
-        f"The picture error of {name} is {found[name]:.4f}, more than {MOST_GROWTH:.0%} over its record {before:.4f}."
+        f"The picture error of {name} is {found[name]:.4f}, more than {MAX_GROWTH:.0%} over its record {before:.4f}."
         for name, before in record["errors"].items()
-        if found[name] > before * (1 + MOST_GROWTH)
+        if found[name] > before * (1 + MAX_GROWTH)
     ]

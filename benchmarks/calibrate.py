@@ -19,7 +19,7 @@ from typing import Any
 import _host
 
 STEPS = 8
-LEAST_SPEEDUP = 1.5
+MIN_SPEEDUP = 1.5
 REPLAYS = 300
 SMALL_SETS = (1, 2, 4, 8)
 
@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     partial = options.partial or Path(os.environ["POSTDIFF_CACHE"]) / f"calibrate-{weights[:12]}.jsonl"
     errors = errors_of(subject, shares, partial, options.minutes)
     pictures = len(next(iter(errors.values())))
-    searched = {str(each): errors[str(each)] for each, share in shares.items() if share * LEAST_SPEEDUP <= 1}
+    searched = {str(each): errors[str(each)] for each, share in shares.items() if share * MIN_SPEEDUP <= 1}
     only_s = {str(each): errors[str(each)] for each in shares if varies_s_only(each)}
     cost = {str(each): share for each, share in shares.items() if str(each) in searched}
     return {
@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "weights": weights,
         "machine": machine(options.device),
         "pictures": pictures,
-        "least_speedup": LEAST_SPEEDUP,
+        "min_speedup": MIN_SPEEDUP,
         "candidates": [
             {
                 "name": str(each),
@@ -83,7 +83,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def grid(subject: Any) -> dict[Any, float]:
     """The candidates of the search and those that differ in s alone, each with its share of the stock run's work."""
-    from postdiff.postdiff_core.calibrate.grid import QUICK, Lists, abilities
+    from postdiff.postdiff_core.calibrate.grid import QUICK, Grid, usable_techniques
     from postdiff.postdiff_core.calibrate.pricing import Pricing
 
     given = subject.inputs[0]
@@ -96,9 +96,9 @@ def grid(subject: Any) -> dict[Any, float]:
         given["positive"][0][0].shape[1],
         STEPS,
     )
-    every = pricing.distinct(Lists((STEPS,), **QUICK).candidates(abilities(given["model"], given["cfg"])))
+    every = pricing.distinct(Grid((STEPS,), **QUICK).candidates(usable_techniques(given["model"], given["cfg"])))
     shares = {each: pricing.share(each) for each in every}
-    return {each: share for each, share in shares.items() if share * LEAST_SPEEDUP <= 1 or varies_s_only(each)}
+    return {each: share for each, share in shares.items() if share * MIN_SPEEDUP <= 1 or varies_s_only(each)}
 
 
 def varies_s_only(candidate: Any) -> bool:

@@ -21,7 +21,7 @@ import _host
 from environment import cache_folder
 
 GATE = "gate"
-LEAST_WORK_SAVED, MOST_POINTS_LOST = 2.2, 2.0
+MIN_WORK_SAVED, MAX_POINTS_LOST = 2.2, 2.0
 
 
 def main() -> None:
@@ -158,13 +158,13 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     saved, points = found[0]["times_less_work"], found[0]["right_difference"]
     return [
         {
-            "text": f"at least {LEAST_WORK_SAVED} times fewer multiply-accumulates than the full run",
-            "met": saved >= LEAST_WORK_SAVED,
+            "text": f"at least {MIN_WORK_SAVED} times fewer multiply-accumulates than the full run",
+            "met": saved >= MIN_WORK_SAVED,
             "found": f"{saved:.2f}",
         },
         {
-            "text": f"at most {MOST_POINTS_LOST:g} points of prompt agreement lost",
-            "met": 100 * points["low"] >= -MOST_POINTS_LOST,
+            "text": f"at most {MAX_POINTS_LOST:g} points of prompt agreement lost",
+            "met": 100 * points["low"] >= -MAX_POINTS_LOST,
             "found": f"{100 * points['value']:+.1f}, bad end {100 * points['low']:+.1f}",
         },
     ]

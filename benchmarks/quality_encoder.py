@@ -21,7 +21,7 @@ from environment import cache_folder
 
 SEED, STEPS, BATCH, LEARNING_RATE = 7, 800, 64, 3e-3
 DRAWN_SIDE = 192  # pixels, about as large as the model draws an icon
-LARGEST_SHIFT = 3  # pixels of 64
+MAX_SHIFT = 3  # pixels of 64
 
 
 def main() -> None:
@@ -128,8 +128,8 @@ def _shifted(batch: Any) -> Any:
     """The batch moved by up to a few pixels, one way for all; what comes in is white."""
     import torch
 
-    padded = torch.nn.functional.pad(batch, (LARGEST_SHIFT,) * 4, value=1.0)
-    top, left = torch.randint(2 * LARGEST_SHIFT + 1, (2,)).tolist()
+    padded = torch.nn.functional.pad(batch, (MAX_SHIFT,) * 4, value=1.0)
+    top, left = torch.randint(2 * MAX_SHIFT + 1, (2,)).tolist()
     return padded[..., top : top + batch.shape[-2], left : left + batch.shape[-1]]
 
 

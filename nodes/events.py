@@ -59,7 +59,7 @@ def observer_for(node_id: str | None) -> CanvasEvents | None:
 
 
 def _shown(node_id: str) -> str:
-    """The node of the canvas in which a node is shown that another one, such as a loop, has added to the graph."""
+    """The canvas node that stands for `node_id`, which another node (a loop) may have added to the graph."""
     return get_progress_state().dynprompt.get_display_node_id(node_id)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -58,7 +59,7 @@ class PostDiffCalibrate(io.ComfyNode):
         name = saved_presets.file_name(preset_name)
         if name in presets.CHOICES:
             raise ValueError(f"preset_name is {preset_name!r}, which is a built-in preset: choose another name.")
-        sampling = Sampling(**{field: inputs.pop(field) for field in Sampling.__dataclass_fields__})
+        sampling = Sampling(**{field.name: inputs.pop(field.name) for field in dataclasses.fields(Sampling)})
         asked = request.Request(sampling=sampling, **inputs)
         node = unique_id(cls)
         progress = Progress(lambda line: show_text(node, line))
@@ -114,7 +115,7 @@ def _search() -> list[io.Input]:
             tooltip=f"m: where the cross-attention cache and the cut-off begin; 1 is off. {ignored}",
         ),
         io.Float.Input(
-            "least_speedup",
+            "min_speedup",
             default=1.5,
             min=1.0,
             max=10.0,

@@ -18,11 +18,11 @@ def schema(**fields: Any) -> io.Schema:
     fields["not_idempotent"] = io.Hidden.unique_id in fields.get("hidden", ())
     for each in fields["inputs"]:
         if isinstance(each, io.Float.Input):
-            each.min = _Least(each.min)
+            each.min = _Minimum(each.min)
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
 
-class _Least(float):
+class _Minimum(float):
     """The least value of an input. Not-a-number lies below it too: the host asks `value < least`, which is False there.
 
     Python asks a subclass of the other operand first, here whether it is greater than the value.
@@ -49,7 +49,7 @@ def fraction_input(name: str, *, default: float, tooltip: str, step: float = 0.0
 
 
 def patch_outputs() -> list[io.Output]:
-    """What every node gives that patches a MODEL."""
+    """The output of every patch node."""
     return [io.Model.Output(tooltip="A patched clone; the model given is left as it is.")]
 
 

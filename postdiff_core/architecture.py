@@ -52,17 +52,17 @@ def sigma_at(model_sampling: Any, fraction: float) -> float:
 
 
 def diffusion_model_of(model: Any) -> Any:
-    """The diffusion model of a MODEL, as whoever patched that wants it, without what torch.compile wraps around it."""
+    """The diffusion model that a MODEL runs, object patches applied, without torch.compile's wrapper."""
     return whole_module(model.get_model_object("diffusion_model"))
 
 
 def whole_module(diffusion_model: Any) -> Any:
-    """The diffusion model itself, without what torch.compile wraps around it."""
+    """The diffusion model itself, without torch.compile's wrapper."""
     return getattr(diffusion_model, "_orig_mod", diffusion_model)
 
 
 def is_compiled(diffusion_model: Any) -> bool:
-    """Whether torch.compile runs it or a part of it, whose CUDA graphs take back what they gave when they run again."""
+    """Whether torch.compile runs any part of it: CUDA graphs overwrite what they gave, so what is kept is cloned."""
     return any(
         "_orig_mod" in module._modules or module._compiled_call_impl is not None for module in diffusion_model.modules()
     )

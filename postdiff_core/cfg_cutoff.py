@@ -12,10 +12,14 @@ from .run import Run, Uncopied
 Conds = list[Any]  # one list of conditionings for each prediction asked for, or None in its place
 Predictions = list[torch.Tensor]
 
+NOTHING_TO_DROP = "CFG Cut-off does nothing here: no negative prompt runs, as at cfg 1."
 
-def install(run: Run) -> None:
-    """Add the cut-off to a run."""
+
+def install(run: Run, *, by_name: bool) -> None:
+    """Add the cut-off to a run; asked for `by_name`, the run notes if there was nothing to drop."""
     run.add_wrapper(WrappersMP.CALC_COND_BATCH, _Cutoff(run))
+    if by_name:
+        run.note_at_end(lambda: None if run.has_guidance else NOTHING_TO_DROP)
 
 
 class _Cutoff(Uncopied):
@@ -27,7 +31,8 @@ class _Cutoff(Uncopied):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.alone: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # latent, timestep, its prediction
+        # Of a positive prompt evaluated alone: latent, timestep, its prediction.
+        self.last_positive: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self.evaluated_shapes: set[torch.Size] = set()  # of latents for which both prompts have been evaluated
 
     def __call__(
@@ -54,18 +59,24 @@ class _Cutoff(Uncopied):
             return [prediction, prediction.clone()]  # a guidance function may write to either
         if asked == ["positive"]:
             predictions = evaluate(conds)
-            self.alone = x_in, timestep, predictions[roles.index("positive")]
+            self.last_positive = x_in, timestep, predictions[roles.index("positive")]
             return predictions
-        if asked == ["negative"] and self.alone is not None and self.alone[0] is x_in and self.alone[1] is timestep:
+        if asked == ["negative"] and (prediction := self._positive_at(x_in, timestep)) is not None:
             self.run.row_tally.left_out(self.run.step, conds[roles.index("negative")], timestep)
-            return [self.alone[2].clone() for _ in conds]
+            return [prediction.clone() for _ in conds]
         if len(asked) > 1:
-            self.run.keeps_guidance = True
-            self.run.note(
+            self.run.keep_guidance(
                 f"Guidance was not dropped: {type(self.run.guider).__name__} evaluates {len(asked)} conditionings, "
                 "not one positive and one negative."
             )
         return evaluate(conds)
+
+    def _positive_at(self, x_in: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor | None:
+        """The prediction of the positive prompt, if it was evaluated just before on the same latent."""
+        if self.last_positive is None:
+            return None
+        latent, when, prediction = self.last_positive
+        return prediction if latent is x_in and when is timestep else None
 
     def _note_other_readers(self) -> None:
         if getattr(self.run.guider, "cfg", None) == 1.0:

@@ -45,18 +45,18 @@ MOMENTS: dict[str, Callable[[torch.device], Moment]] = {"cpu": ProcessorMoment, 
 
 
 class Clock:
-    """When a run turned to which step, and when the last one ended."""
+    """Records when each step began, and when the last one ended."""
 
     def __init__(self) -> None:
-        self._turns: list[tuple[int, Moment]] = []
+        self._beginnings: list[tuple[int, Moment]] = []
         self._ended: Moment | None = None
         self._device: torch.device | None = None
 
     def begin(self, step: int, device: torch.device) -> None:
         """A step is evaluated. Some samplers look ahead, or go back."""
         self._device = device
-        if not self._turns or self._turns[-1][0] != step:
-            self._turns.append((step, _moment(device)))
+        if not self._beginnings or self._beginnings[-1][0] != step:
+            self._beginnings.append((step, _moment(device)))
 
     def stop(self) -> None:
         """The last step is done."""
@@ -70,9 +70,9 @@ class Clock:
         """
         if self._ended is None:
             return [None] * total
-        moments = [*(moment for _, moment in self._turns), self._ended]
+        moments = [*(moment for _, moment in self._beginnings), self._ended]
         spent: dict[int, float] = defaultdict(float)
-        for (step, _), (sooner, later) in zip(self._turns, pairwise(moments), strict=True):
+        for (step, _), (sooner, later) in zip(self._beginnings, pairwise(moments), strict=True):
             spent[step] += later.seconds_since(sooner)
         return [spent.get(step) for step in range(total)]
 

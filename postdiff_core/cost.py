@@ -1,8 +1,8 @@
 """Multiply-accumulates of a plan on a model: the FLOPs columns of the paper's Table 2, for any U-Net or PixArt.
 
-One evaluation is traced on the meta device, through a weightless skeleton built from the loaded model's configuration:
-nothing is computed, no weight is read. Work is exactly proportional to the rows and additive over the layers, so one
-trace for each latent size and prompt length prices every kind of step.
+Evaluations are traced on the meta device, through a weightless skeleton built from the loaded model's configuration:
+nothing is computed, no weight is read. Work is exactly proportional to the rows, affine in the prompt's length and
+additive over the layers, so traces of two lengths at a latent size price every kind of step and every prompt.
 
 Counted: convolutions, linear layers and the two matrix products of each attention. Not counted: normalisation,
 activations, samplers, text encoders, VAE, and what other nodes add (ControlNet, LoRA, IPAdapter, token merging).
@@ -109,7 +109,8 @@ def step_work(
     Raises UncountableModel for a model that is neither an image U-Net nor a PixArt, and ValueError for a depth that the
     model does not have.
     """
-    work_of_a_row = _trace(_class_to_count(model), _configuration(model), height, width, tokens)
+    traced = _trace(_class_to_count(model), _configuration(model), height, width)
+    work_of_a_row = {place: each.first + each.further * (tokens - 1) for place, each in traced.items()}
     if depth is not None:
         work_of_a_row = _without_deep_branch(work_of_a_row, depth)
     return add(work for place, work in work_of_a_row.items() if cross_attn or not place.in_cross_attention) * rows
@@ -217,25 +218,35 @@ def _configuration(model: BaseModel) -> str:
         raise UncountableModel(f"The configuration of this {name} is not plain data ({error}).") from error
 
 
+class _Traced(NamedTuple):
+    """The work at one place for a prompt of one token, and for each further one."""
+
+    first: Work
+    further: Work
+
+
 @lru_cache(maxsize=REMEMBERED_TRACES)
-def _trace(
-    model_class: type[Countable], configuration: str, height: int, width: int, tokens: int
-) -> Mapping[_Place, Work]:
+def _trace(model_class: type[Countable], configuration: str, height: int, width: int) -> Mapping[_Place, _Traced]:
     """The work of one evaluation of one row, by place."""
     arguments = json.loads(configuration) | {"dtype": torch.float32, "device": "meta", "operations": _Layers}
     work: defaultdict[_Place, Work] = defaultdict(Work)
+    counted = []
     try:
         # The constructor of PixArt draws random numbers, which the host's generator must not notice.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             skeleton = model_class(**arguments).eval()
             _count_into(work, skeleton)
-            skeleton(**_inputs(skeleton, arguments, height, width, tokens))
+            for tokens in (1, 2):
+                skeleton(**_inputs(skeleton, arguments, height, width, tokens))
+                counted.append(dict(work))
+                work.clear()
     except Exception as error:
         raise UncountableModel(
             f"The work of this {model_class.__name__} at a latent of {height} x {width} is not counted: "
             f"tracing it failed with {type(error).__name__}: {error}"
         ) from error
-    return dict(work)
+    one, two = counted
+    return {place: _Traced(each, two[place] + each * -1) for place, each in one.items()}
 
 
 class _Linear(torch.nn.Module):

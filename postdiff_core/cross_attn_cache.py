@@ -10,7 +10,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 
-from .architecture import Size, diffusion_model_of, halve, is_compiled
+from .architecture import Size, diffusion_model_of, halve
 from .branches import Branch, Chunk, without_negative
 from .cross_attn_sites import Place, Site, find_sites
 from .row_cache import Cached, RowCache, join, keeper
@@ -36,14 +36,16 @@ def refusal(model: Any) -> str | None:
 
 def install(run: Run, settings: CrossAttnCache) -> None:
     """Add the cross-attention cache to a run."""
-    run.add_wrapper(WrappersMP.APPLY_MODEL, _Reuse(run, settings.mode))
+    outputs = _Outputs(run, settings.mode)
+    run.add_wrapper(WrappersMP.APPLY_MODEL, _Reuse(run, outputs))
+    run.note_at_end(outputs.idle_mode)
 
 
 class _Reuse(Uncopied):
     """Runs a model call in which layers give what is kept of them, and keeps what later calls want of the others."""
 
-    def __init__(self, run: Run, mode: Mode) -> None:
-        self.run, self.outputs = run, _Outputs(run, mode)
+    def __init__(self, run: Run, outputs: _Outputs) -> None:
+        self.run, self.outputs = run, outputs
         self.sites: dict[int, list[Site]] = {}  # by id of the diffusion model: several GPUs have one each
 
     def __call__(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
@@ -56,7 +58,7 @@ class _Reuse(Uncopied):
         hits = self.outputs.recall(sites, chunks, latent) if reusing else {}
         reused = self.outputs.chunks_that_are_reused(chunks)
         wanted = {
-            # A layer that returns its cache computes all rows after all where another node has changed its size.
+            # Where another node has resized a layer, its cache does not fit: it computes, and all its rows are kept.
             site: list(chunks) if site in hits else self.outputs.missing(site, reused, latent) if reusing else reused
             for site in sites
         }
@@ -67,7 +69,7 @@ class _Reuse(Uncopied):
         recording = _recording(wanted, x.shape[0], seen, partial(self.run.note, OTHER_ROWS), copy=copy)
         with replaced(recording | _reusing(hits, copy=copy)):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        if is_compiled(diffusion_model):
+        if self.run.is_compiled(diffusion_model):
             seen = {site: tokens.clone() for site, tokens in seen.items()}
         self.outputs.record(wanted, seen, latent)
         self.run.measure_caches()
@@ -87,6 +89,16 @@ class _Outputs:
         self._mode = mode
         self._cache: RowCache = run.new_cache()
         self._mixed: RowCache = run.new_cache()
+        self._has_mixed = False
+
+    def idle_mode(self) -> str | None:
+        """What to note of a mode that decided nothing in the run; None if it did."""
+        if self._mode == "cond" or self._has_mixed:
+            return None
+        return (
+            f"Cross-Attention Cache's mode {self._mode} had no effect: it mixes in what the negative prompt gave, once "
+            "guidance is cut off. Let CFG Cut-off start at the cache's start_percent or later, and before 1."
+        )
 
     def chunks_that_are_reused(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """All but the negative of a pair where guidance has stopped when reuse begins, and nothing is mixed from it."""
@@ -142,6 +154,7 @@ class _Outputs:
             return False
         mixed = mix(cond.rows, uncond.rows.to(cond.rows.device), self._mode, self._run.guider.cfg)
         self._mixed.put(site.place, positive, mixed, cond.latent)
+        self._has_mixed = True
         self._cache.drop(site.place, positive)
         self._cache.drop(site.place, negative)
         return True
@@ -219,7 +232,10 @@ def _fits(kept: torch.Tensor, x: torch.Tensor) -> bool:
 
 
 def _reusing(hits: dict[Site, torch.Tensor], *, copy: bool) -> dict[tuple[torch.nn.Module, str], Callable]:
-    """Forwards that return what the layers gave before, where it fits, to replace the layers' own for a call."""
+    """Forwards that return what the layers gave before, where it fits, to replace the layers' own for a call.
+
+    The normalisation before such a layer, which nothing else reads, is left out with it.
+    """
 
     def reusing(compute: Callable, kept: torch.Tensor) -> Callable:
         def forward(x, *args, **kwargs):
@@ -229,7 +245,12 @@ def _reusing(hits: dict[Site, torch.Tensor], *, copy: bool) -> dict[tuple[torch.
 
         return forward
 
-    return {(site.module, "forward"): reusing(site.module.forward, tokens) for site, tokens in hits.items()}
+    def passing(compute: Callable, kept: torch.Tensor) -> Callable:
+        return lambda x: x if _fits(kept, x) else compute(x)
+
+    layers = {(site.module, "forward"): reusing(site.module.forward, tokens) for site, tokens in hits.items()}
+    norms = {(site.norm, "forward"): passing(site.norm.forward, kept) for site, kept in hits.items() if site.norm}
+    return layers | norms
 
 
 def _recording(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +21,14 @@ class Site(NamedTuple):
     """One cross-attention layer.
 
     `place` is the host's name of it, ("input", 4, 0): kind, block, transformer within it. `output` is the module that
-    gives the layer's result, also where a replacement (IPAdapter) attends in the layer's stead.
+    gives the layer's result, also where a replacement (IPAdapter) attends in the layer's stead. `norm` is the
+    normalisation before it, if it has one.
     """
 
     place: Place
     module: torch.nn.Module
     output: torch.nn.Module
+    norm: torch.nn.Module | None
 
 
 def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
@@ -34,18 +38,19 @@ def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
     for name, module in diffusion_model.named_modules():
         name = name.replace("._orig_mod", "")  # what torch.compile puts around a block that it compiles alone
         if isinstance(module, PixArtMSBlock):
-            sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn, module.cross_attn))
+            sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn, module.cross_attn, None))
         elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(name, module):
-            attn2: Any = module.attn2
-            sites.append(Site(_unet_place(name), attn2, attn2.to_out))
+            block: Any = module
+            sites.append(Site(_unet_place(name), block.attn2, block.attn2.to_out, block.norm2))
     return sites
 
 
 def output_size(diffusion_model: torch.nn.Module, latent: Size) -> int:
     """Numbers in one row of the outputs of all cross-attention layers, for a latent of this height and width."""
+    inputs = getattr(diffusion_model, "input_blocks", ())
+    levels = [0, *accumulate(downsamplings([block]) for block in inputs)]  # after so many input blocks
     return sum(
-        _width(site) * math.prod(halve(latent, _level(diffusion_model, site.place)))
-        for site in find_sites(diffusion_model)
+        _width(site) * math.prod(halve(latent, _level(site.place, levels))) for site in find_sites(diffusion_model)
     )
 
 
@@ -66,11 +71,15 @@ def _width(site: Site) -> int:
     return (layer.proj if site.place[0] == "blocks" else layer.to_out[0]).out_features
 
 
-def _level(diffusion_model: Any, place: Place) -> int:
+def _level(place: Place, levels: Sequence[int]) -> int:
     """How often the latent's sides are halved on the way to this layer."""
     kind, block, _ = place
-    if kind == "blocks":
-        return 1  # PixArt's patches of 2 x 2
-    inputs = diffusion_model.input_blocks
-    reached = {"input": block + 1, "middle": len(inputs), "output": len(inputs) - block}[kind]
-    return downsamplings(inputs[:reached])
+    match kind:
+        case "input":
+            return levels[block + 1]
+        case "output":
+            return levels[-1 - block]
+        case "middle":
+            return levels[-1]
+        case _:
+            return 1  # PixArt's patches of 2 x 2

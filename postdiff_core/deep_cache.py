@@ -15,7 +15,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
-from .architecture import Size, diffusion_model_of, downsamplings, halve, is_compiled, whole_module
+from .architecture import Size, diffusion_model_of, downsamplings, halve, whole_module
 from .branches import Chunk, without_negative
 from .row_cache import join, keeper
 from .run import CHUNKS, Run, Uncopied, replaced
@@ -30,19 +30,20 @@ def refusal(model: Any) -> str | None:
     if isinstance(diffusion_model, UNetModel) and not getattr(diffusion_model, "use_temporal_resblocks", False):
         return None
     return (
-        f"Deep cache cannot act on {type(model.model).__name__}: its {type(diffusion_model).__name__} is no image "
-        "U-Net with skip connections."
+        f"Deep cache cannot act on {type(model.model).__name__}: its {type(diffusion_model).__name__} is not an "
+        "image U-Net with skip connections."
     )
 
 
-def check_depth(model: Any, settings: DeepCache) -> None:
-    """Raise ValueError, naming the remedy, if nothing of this MODEL lies below that depth."""
+def depth_refusal(model: Any, settings: DeepCache) -> str | None:
+    """Why nothing of this U-Net lies below that depth, and the remedy; None if something does."""
     deepest = len(diffusion_model_of(model).output_blocks) - 1
-    if settings.depth > deepest:
-        raise ValueError(
-            f"Deep cache depth {settings.depth} leaves nothing to skip: {type(model.model).__name__} has {deepest + 1} "
-            f"input blocks. Use a depth of at most {deepest}."
-        )
+    if settings.depth <= deepest:
+        return None
+    return (
+        f"Deep cache depth {settings.depth} leaves nothing to skip: {type(model.model).__name__} has {deepest + 1} "
+        f"input blocks. Use a depth of at most {deepest}."
+    )
 
 
 def feature_size(unet: Any, depth: int, latent: Size) -> int:
@@ -88,7 +89,7 @@ class _Reuse(Uncopied):
         keep = keeper(kept, x.shape[0], copy=is_changed)
         out = call(_capturing_forward(unet, self.depth, lambda feature: seen.append(keep(feature))))
         if seen:  # another wrapper (EasyCache) may have left the model out
-            feature = seen[-1].clone() if is_compiled(diffusion_model) else seen[-1]
+            feature = seen[-1].clone() if self.run.is_compiled(diffusion_model) else seen[-1]
             self.cache.store(PLACE, kept, feature, latent)
             self.run.measure_caches()
         return out

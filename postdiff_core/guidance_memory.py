@@ -15,11 +15,11 @@ APG_MOMENTUM = "running_avg"  # comfy_extras/nodes_apg.py; 0 when it begins
 
 
 @contextlib.contextmanager
-def forgotten_by_guidance_functions(guider: Any, low: Size) -> Iterator[None]:
+def fresh_guidance_memory(guider: Any, low: Size) -> Iterator[None]:
     """Make guidance functions of other nodes forget predictions of stage 1, however it ends.
 
-    They get back what they remembered before the run. APG's momentum begins anew instead in stage 2: what it was before
-    may be left of a run of another size, and APG itself starts anew only where sigma rises.
+    Their variables are as before the run then, except APG's momentum, which starts at zero in stage 2: its old value
+    may come from a run of another size, and APG itself starts anew only where sigma rises.
     """
     options = guider.model_options
     functions = [*options.get("sampler_pre_cfg_function", ()), *options.get("sampler_post_cfg_function", ())]

@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 import comfy.model_management
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, get_all_wrappers
 
 from . import cross_attn_sites, deep_cache
 from .architecture import Size, whole_module
@@ -28,17 +28,36 @@ def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size
         values = cached_values(diffusion_model, run.plan, settings, (height, width), low) * pictures
         return values * comfy.model_management.dtype_size(base.get_dtype_inference())
 
-    def wrapper(executor: Callable, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+    loaded: list[list[Any]] = []  # beside the model, by stage 1
+
+    def wrapper(executor: Callable, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
         base = model.model
+        if loaded and _is_still_loaded(model, loaded[0]) and _needs_nothing_else(model, kwargs.get("model_options")):
+            return base, conds, loaded[0]
         full = (height, width)
         sides = zip(noise_shape[-2:], low if run.step.low_res and low else full, full, strict=True)
         # A side that is not the stage's is that of a context window, which is evaluated alone.
         planned = [*noise_shape[:-2], *(whole if side == staged else side for side, staged, whole in sides)]
         # The host takes no bytes here, only a shape, and counts memory in proportion to it.
         planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base) / base.memory_required(planned)))
-        return executor(model, planned, *args, **kwargs)
+        prepared = executor(model, planned, conds, *args, **kwargs)
+        loaded[:] = [prepared[2]]
+        return prepared
 
     run.add_wrapper(WrappersMP.PREPARE_SAMPLING, wrapper)
+
+
+def _is_still_loaded(model: Any, others: list[Any]) -> bool:
+    """Whether stage 2 finds what stage 1 loaded. To load it again takes long where weights are streamed."""
+    there = comfy.model_management.loaded_models()
+    return all(any(each is other for other in there) for each in (model, *others))
+
+
+def _needs_nothing_else(model: Any, model_options: dict[str, Any] | None) -> bool:
+    """Whether loading is all there is to do before a stage: not what another node wraps it in, or for a second GPU."""
+    if model_options is None or model.get_additional_models_with_key("multigpu"):
+        return False
+    return len(get_all_wrappers(WrappersMP.PREPARE_SAMPLING, model_options, is_model_options=True)) == 1
 
 
 def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Size, low: Size | None) -> int:

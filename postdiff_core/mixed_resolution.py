@@ -13,7 +13,7 @@ from comfy.model_sampling import CONST
 from torch.nn.functional import interpolate
 
 from .architecture import Size, diffusion_model_of, in_words, latent_geometry, size_ratio
-from .guidance_memory import forgotten_by_guidance_functions
+from .guidance_memory import fresh_guidance_memory
 from .run import Run
 from .sampling_arguments import SamplingArguments, batch_index_of, copied_conds, draw_noise
 from .schedule import MixedResolution, low_size
@@ -81,7 +81,7 @@ def sample_in_two_stages(
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
     first, last_x0 = _low_stage(sampling, low, switch, batch_index)
-    with forgotten_by_guidance_functions(guider, low):
+    with fresh_guidance_memory(guider, low):
         x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
     sigmas = sampling.sigmas[switch:].clone()

@@ -15,8 +15,8 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscreteDistilled
 
 from . import saved_presets
 from .architecture import Size, whole_module
-from .patch import KINDS
 from .schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
+from .techniques import TECHNIQUE_INFO, refused
 
 Family = Literal["sd15", "sdxl", "pixart_alpha", "embedded", "unknown"]
 
@@ -34,7 +34,7 @@ PRESETS: dict[str, Settings] = {
 # 384 of 512 px, with SDXL at 768 of 1024.
 TRAINED_SIDES: dict[Family, int] = {"sd15": 64, "sdxl": 128}
 SD2_V_SIDE = 96  # SD2's models with v-prediction are those of 768 px
-LEAST_SHARE_OF_TRAINED_SIDE = 0.75
+MIN_SHARE_OF_TRAINED_SIDE = 0.75
 # Not in the paper: what is safe on a model that nobody has calibrated.
 SAFE_RESOLUTION, SAFE_CUTOFF = MixedResolution(0.75, 0.2), CFGCutoff(0.75)
 UNKNOWN = Settings(SAFE_RESOLUTION, None, None, SAFE_CUTOFF)
@@ -42,8 +42,8 @@ CHOICES = ("auto", *PRESETS, "off")
 
 SD_CLASSES = (comfy.model_base.BaseModel, comfy.model_base.SD21UNCLIP, comfy.model_base.SD15_instructpix2pix)
 DISTILLED_FAMILIES = ("sd15", "sdxl")  # those that LCM, Turbo and Lightning are made of
-MOST_DISTILLED_STEPS = 10
-LARGEST_DISTILLED_CFG = 1.5
+MAX_DISTILLED_STEPS = 10
+MAX_DISTILLED_CFG = 1.5
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ def _other_steps(preset: str, steps: int) -> tuple[str, ...]:
 
 def _without_refused(choice: Choice, model: Any) -> Choice:
     """A choice without the techniques that cannot act on this MODEL: nobody has asked for them by name."""
-    refused = [name for name in choice.settings.asked if KINDS[name].refusal(model)]
-    if not refused:
+    idle = refused(model, choice.settings)
+    if not idle:
         return choice
-    left_out = f"left out, as they cannot act on it: {', '.join(KINDS[name].title for name in refused)}"
-    settings = replace(choice.settings, **dict.fromkeys(refused))
+    left_out = f"left out, as they cannot act on it: {', '.join(TECHNIQUE_INFO[name].title for name in idle)}"
+    settings = replace(choice.settings, **dict.fromkeys(idle))
     notes = (*choice.notes, f"auto: {left_out}.")
     return replace(choice, settings=settings, reason=f"{choice.reason}; {left_out}", notes=notes)
 
@@ -124,7 +124,7 @@ def trained_side(model: Any, family: Family) -> int:
 
 def smallest_beta(trained: int, size: Size) -> float:
     """The least `low_res_scale`, to a twentieth, at which a latent of this size begins large enough for the model."""
-    return min(1.0, round(20 * LEAST_SHARE_OF_TRAINED_SIDE * trained / math.sqrt(math.prod(size))) / 20)
+    return min(1.0, round(20 * MIN_SHARE_OF_TRAINED_SIDE * trained / math.sqrt(math.prod(size))) / 20)
 
 
 def choices() -> list[str]:
@@ -157,5 +157,5 @@ def is_distilled(model: Any, sampler_name: str, cfg: float, steps: int) -> bool:
     return (
         isinstance(model.get_model_object("model_sampling"), ModelSamplingDiscreteDistilled)
         or sampler_name == "lcm"
-        or (cfg <= LARGEST_DISTILLED_CFG and steps <= MOST_DISTILLED_STEPS)
+        or (cfg <= MAX_DISTILLED_CFG and steps <= MAX_DISTILLED_STEPS)
     )

@@ -9,7 +9,7 @@ from typing import Any
 from .architecture import Size
 from .cost import PlanWork, UncountableModel, plan_work
 from .run import Run
-from .schedule import Settings
+from .schedule import Settings, Step
 
 log = logging.getLogger("postdiff")
 
@@ -23,7 +23,7 @@ def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *,
     work = _work(run, settings, size, low_size, batch)  # while the device is still at work
     seconds = run.clock.seconds(len(run.plan.steps))
     return {
-        "plan": [step.document() | ({"cfg": "on"} if run.keeps_guidance else {}) for step in run.plan.steps],
+        "plan": [step.document() | {"cfg": "on" if run.is_guided(step) else "off"} for step in run.plan.steps],
         "steps": [{"seconds": spent, "macs": work.steps[i].total if work else None} for i, spent in enumerate(seconds)],
         "totals": {
             "seconds": sum(filter(None, seconds)),
@@ -79,19 +79,24 @@ def _work(run: Run, settings: Settings, size: Size, low_size: Size | None, batch
             depth=settings.deep_cache.depth if settings.deep_cache else None,
         )
     except UncountableModel as error:
-        run.note(f"Work is not counted: {error}")
+        run.note(f"Work is not counted: {error}", logging.INFO)
         return None
 
 
 def _measured_speedup(run: Run, seconds: list[float | None]) -> float | None:
     """Against a run made of this run's own full-cost steps; None if it had none, or no others.
 
-    The first step is left out where there are others: it pays for warming up.
+    The first of those is left out where there are more: it pays for warming up.
     """
-    full_cost = [
-        spent for step, spent in zip(run.plan.steps, seconds, strict=True) if spent is not None and step.is_full_cost
-    ]
+    timed = [(step, spent) for step, spent in zip(run.plan.steps, seconds, strict=True) if spent is not None]
+    full_cost = [spent for step, spent in timed if _is_full_cost(run, step)]
     total = sum(filter(None, seconds))
     if not full_cost or not total or len(full_cost) == len(run.plan.steps):
         return None
     return median(full_cost[1:] or full_cost) * len(run.plan.steps) / total
+
+
+def _is_full_cost(run: Run, step: Step) -> bool:
+    """Whether it cost what a step of the stock run costs."""
+    reuses = step.deep == "reuse" or step.cross_attn == "reuse"
+    return not step.low_res and not reuses and run.is_guided(step) == run.has_guidance

@@ -19,7 +19,7 @@ CROSS_ATTENTION = "#b85c00"
 CROSS_ATTENTION_REUSED = "#f0dcc8"
 
 WIDTH, BARS, LANE, MARGIN, GAP = 960, 220, 16, 24, 8
-CHARACTERS, MOST_NOTES = 110, 6  # of a line, and of notes that are shown
+CHARACTERS, MAX_NOTES = 110, 6  # of a line, and of notes that are shown
 LEGEND = (
     (COMPUTED, "all blocks computed"),
     (REUSED, "deep branch reused"),
@@ -67,7 +67,7 @@ def _small() -> Any:
 
 def _headline(report: dict[str, Any]) -> list[str]:
     done, taken = summary(report)
-    notes, left_out = report["notes"][:MOST_NOTES], len(report["notes"][MOST_NOTES:])
+    notes, left_out = report["notes"][:MAX_NOTES], len(report["notes"][MAX_NOTES:])
     return [taken, done, *notes, *([f"{left_out} more notes are in the report."] if left_out else [])]
 
 

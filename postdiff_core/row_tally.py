@@ -11,7 +11,7 @@ from .schedule import Plan, Step
 
 
 class RowTally:
-    """One row a picture for each conditioning: prompts may be combined, begin, end and take turns in a run."""
+    """Counts the conditionings of each step, a row a picture each: combined or scheduled prompts change the number."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

@@ -19,6 +19,7 @@ import torch
 from comfy.k_diffusion.sampling import sample_euler
 from comfy.patcher_extension import WrappersMP
 
+from .architecture import is_compiled
 from .branches import Branches
 from .clock import MOMENTS, Clock
 from .row_cache import RowCache
@@ -30,7 +31,7 @@ log = logging.getLogger("postdiff")
 KEY = "postdiff"
 CHUNKS = "postdiff_chunks"
 
-MOST_GRAPHS = 64
+MAX_COMPILED_GRAPHS = 64
 
 _ABSENT = object()
 
@@ -44,7 +45,7 @@ class Observer(Protocol):
 
 
 class Uncopied:
-    """Stays one where a node makes a deep copy of the options that it is in, which would copy the model too."""
+    """Stays the same object under `copy.deepcopy`: nodes that deep-copy model options would copy the model too."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
@@ -54,7 +55,13 @@ class Run(Uncopied):
     """One run of a patched model, both stages together."""
 
     def __init__(
-        self, guider: Any, sigmas: Sequence[float], plan: Plan, observers: Sequence[Observer], notes: Sequence[str] = ()
+        self,
+        guider: Any,
+        sigmas: Sequence[float],
+        plan: Plan,
+        observers: Sequence[Observer],
+        notes: Sequence[str] = (),
+        remarks: Sequence[str] = (),
     ) -> None:
         self.guider = guider
         self.sigmas = tuple(sigmas)
@@ -67,12 +74,17 @@ class Run(Uncopied):
         self.row_tally = RowTally(plan)
         self.peak_cached_bytes = 0
         self.tokens: int | None = None  # length of the prompt that the model was given first
-        self.sees_chunks = False  # of model calls
-        self.keeps_guidance = False  # where the cut-off finds no pair of prompts
+        self._sees_chunks = False  # of model calls
+        self._has_guidance = False  # some evaluation asks for more than the positive prompt
+        self._keeps_guidance = False  # the cut-off finds no pair of prompts
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
         self._caches: list[RowCache] = []
         self._wrappers: list[tuple[str, Callable]] = []
+        self._asked_at_end: list[Callable[[], str | None]] = []
+        self._compiled: dict[int, bool] = {}  # by id of a diffusion model: several GPUs have one each
+        for remark in remarks:
+            self.note(remark, logging.INFO)
         for note in (*notes, *plan.notes):
             self.note(note)
 
@@ -81,11 +93,35 @@ class Run(Uncopied):
         """The step being evaluated."""
         return self.plan.steps[max(self._step, self.stage.start)]
 
-    def note(self, text: str) -> None:
+    @property
+    def has_guidance(self) -> bool:
+        """Whether any evaluation asked for more than the positive prompt; at cfg 1 the host leaves the rest out."""
+        return self._has_guidance
+
+    def is_guided(self, step: Step) -> bool:
+        """Whether guidance ran in this step, as it turned out."""
+        return self._has_guidance and (step.guided or self._keeps_guidance)
+
+    def keep_guidance(self, reason: str) -> None:
+        """Guidance goes on to the end, though the plan drops it."""
+        self._keeps_guidance = True
+        self.note(reason)
+
+    def note(self, text: str, level: int = logging.WARNING) -> None:
         """Say once, in the log and in the report, what the run does other than asked."""
         if text not in self.notes:
             self.notes.append(text)
-            log.warning("PostDiff: %s", text)
+            log.log(level, "PostDiff: %s", text)
+
+    def note_at_end(self, find: Callable[[], str | None]) -> None:
+        """Have the end of the run note what `find` then says: what shows only once all steps are done."""
+        self._asked_at_end.append(find)
+
+    def is_compiled(self, diffusion_model: torch.nn.Module) -> bool:
+        """Whether what it gives must be copied to be kept; looked up once, which takes milliseconds on large models."""
+        if id(diffusion_model) not in self._compiled:
+            self._compiled[id(diffusion_model)] = is_compiled(diffusion_model)
+        return self._compiled[id(diffusion_model)]
 
     def new_cache(self) -> RowCache:
         """A cache that is emptied when the run ends."""
@@ -106,6 +142,7 @@ class Run(Uncopied):
             (WrappersMP.SAMPLER_SAMPLE, self._sample),  # inside others': sees the sigmas that the sampler gets
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
             (WrappersMP.APPLY_MODEL, self._apply_model),
+            (WrappersMP.CALC_COND_BATCH, self._look_for_guidance),  # sees what the guider asks for
             *self._wrappers,
             (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),  # sees what the cut-off left
         ):
@@ -118,13 +155,24 @@ class Run(Uncopied):
             guider.model_options = original
             for cache in self._caches:
                 cache.clear()
-            self._wrappers.clear()  # they hold the run: a cycle would keep the patched model until garbage is collected
+            # They hold the run: a cycle would keep the patched model until garbage is collected.
+            self._wrappers.clear()
+            self._asked_at_end.clear()
 
     def enter_stage(self, stage: range, sigmas: Sequence[float] | None = None) -> None:
         """Begin the stage made of these steps; `sigmas` from its first on, where they are not the run's own."""
         self.stage = stage
         if sigmas is not None:
             self.sigmas = (*[math.inf] * stage.start, *sigmas)
+
+    def finish(self) -> None:
+        """The last step is done."""
+        self.clock.stop()
+        if not self._sees_chunks and {"deep_cache", "cross_attn_cache"} & self.plan.acting:
+            self.note("A node calls the model without saying which prompt each row is for: nothing was reused.")
+        for find in self._asked_at_end:
+            if (text := find()) is not None:
+                self.note(text)
 
     def measure_caches(self) -> None:
         """Keep the largest number of bytes cached at once, for the report."""
@@ -163,20 +211,29 @@ class Run(Uncopied):
                 observer.on_step(step)
 
     def _step_of(self, timestep: torch.Tensor) -> int:
-        """The step of an evaluation at this noise level (B,), which to read is to wait for the device."""
+        """The step of an evaluation at this noise level (B,).
+
+        Reading that waits for the device, so the sampler's own count is used where it can be trusted.
+        """
         told = self._next_step
         can_time = timestep.device.type in MOMENTS
         if can_time and told is not None and told == self._step + 1 and told in self.stage:
             return told
         return current_step(self.sigmas, float(timestep.flatten()[0]), self.stage)
 
+    def _look_for_guidance(self, executor, model, conds, x_in, timestep, model_options):
+        asked = [cond for cond in conds if cond is not None]
+        if len(asked) > 1 or "negative" in self.branches.roles_of(conds):
+            self._has_guidance = True
+        return executor(model, conds, x_in, timestep, model_options)
+
     def _calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         self.branches.begin_pass(conds, pictures=x_in.shape[0])
         return executor(model, conds, x_in, timestep, model_options)
 
     def _apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
-        if "cond_or_uncond" in transformer_options:
-            self.sees_chunks = True
+        if transformer_options.keys() >= {"cond_or_uncond", "uuids"}:
+            self._sees_chunks = True
             self.row_tally.ran(self.step, transformer_options["uuids"])
             transformer_options = {**transformer_options, CHUNKS: self.branches.chunks(x, transformer_options)}
         if self.tokens is None and c_crossattn is not None:
@@ -212,4 +269,4 @@ def _room_for_graphs() -> contextlib.AbstractContextManager:
     dynamo = sys.modules.get("torch._dynamo")  # whoever compiles has imported it, which takes a while
     if dynamo is None:
         return contextlib.nullcontext()
-    return dynamo.config.patch(cache_size_limit=max(MOST_GRAPHS, dynamo.config.cache_size_limit))
+    return dynamo.config.patch(cache_size_limit=max(MAX_COMPILED_GRAPHS, dynamo.config.cache_size_limit))

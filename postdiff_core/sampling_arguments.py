@@ -61,7 +61,7 @@ def batch_index_of(guider: Any) -> list[int] | None:
 
 
 def copied_conds(conds: dict[str, Any]) -> dict[str, Any]:
-    """Prompts that the host may fill in, as it does in each run, without these knowing."""
+    """A copy of the conditionings, which the host writes into in each run."""
     return {name: [dict(cond) for cond in group] for name, group in conds.items()}
 
 

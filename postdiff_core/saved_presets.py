@@ -15,7 +15,7 @@ import folder_paths
 from .schedule import TECHNIQUES, Settings
 
 FORMAT = 1
-LONGEST_NAME = 60
+MAX_NAME_LENGTH = 60
 RESERVED_BY_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -34,7 +34,7 @@ def file_name(name: str) -> str:
 
     Raises ValueError if nothing is left of it.
     """
-    cleaned = re.sub(r"[^\w \-.()]+", "_", name).strip(" ._")[:LONGEST_NAME].strip(" ._")
+    cleaned = re.sub(r"[^\w \-.()]+", "_", name).strip(" ._")[:MAX_NAME_LENGTH].strip(" ._")
     if not cleaned:
         raise ValueError(f"{name!r} is no name for a preset: use letters and digits.")
     return f"{cleaned}_" if RESERVED_BY_WINDOWS.fullmatch(cleaned) else cleaned

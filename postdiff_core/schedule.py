@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 SIGMA_TOLERANCE = 1e-4
-FEWEST_STEPS = 3
+MIN_STEPS = 3
 
 Fraction = float
 Mode = Literal["cond", "average", "uncond", "cfg"]
@@ -140,11 +140,6 @@ class Step:
     cross_attn: CrossAttn
     guided: bool
 
-    @property
-    def is_full_cost(self) -> bool:
-        """Whether it costs what a step of the stock run costs."""
-        return self.guided and not self.low_res and self.deep != "reuse" and self.cross_attn != "reuse"
-
     def document(self) -> dict[str, str]:
         """The step in the words that the canvas and the report share."""
         return {
@@ -221,8 +216,8 @@ def plan(
     run's own sigmas, `step_at_uniform_timesteps` for an estimate. `can_lower_resolution` is false where stage 1
     would have the full size.
     """
-    if total < FEWEST_STEPS:
-        note = f"The run has fewer than {FEWEST_STEPS} steps ({total}): it runs without PostDiff."
+    if total < MIN_STEPS:
+        note = f"The run has fewer than {MIN_STEPS} steps ({total}): it runs without PostDiff."
         return stock_plan(total, () if settings == Settings() else (note,))
     switch, notes = 0, ()
     if can_lower_resolution:

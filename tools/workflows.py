@@ -21,7 +21,7 @@ BLUE, GREEN, PURPLE, GREY = "#3f789e", "#4f9a54", "#a1309b", "#777777"
 # Narrow columns: the canvas opens a graph at the zoom at which all of it is in view, and below 0.57 it draws no text.
 LOADER_WIDTH, TEXT_WIDTH, SAMPLER_WIDTH, PICTURE_WIDTH = 290, 260, 300, 250
 AUTO_WIDTH = 340  # of a sampler whose timeline also says which preset auto took
-MASK_WIDTH, LEAST_WIDTH = 230, 225  # Nodes 2.0 draws no node narrower than the latter
+MASK_WIDTH, MIN_WIDTH = 230, 225  # Nodes 2.0 draws no node narrower than the latter
 CALIBRATE_WIDTH = 400
 HUB = "https://huggingface.co"
 
@@ -192,10 +192,10 @@ With a model of your own: put its loader in place of **Embedded Model**. Deep Ca
         run = samplers.add("SamplerCustomAdvanced", guider=guider["GUIDER"], latent_image=scene.latent, **inputs)
         return guider, run
 
-    first = graph.column(middle.right, LEAST_WIDTH)
-    second = first.beside(LEAST_WIDTH)
-    third = second.beside(LEAST_WIDTH)
-    pictures = graph.column(third.right, LEAST_WIDTH)
+    first = graph.column(middle.right, MIN_WIDTH)
+    second = first.beside(MIN_WIDTH)
+    third = second.beside(MIN_WIDTH)
+    pictures = graph.column(third.right, MIN_WIDTH)
     guider, stock = run(first, second, scene.model)
     shown = decode(third, pictures, stock["output"], scene.vae, "Stock")
     graph.group("Stock", BLUE, guider, stock, shown[0])
@@ -206,7 +206,7 @@ With a model of your own: put its loader in place of **Embedded Model**. Deep Ca
     for column, kind in ((first, "DeepCachePatch"), (second, "CrossAttnCachePatch"), (second, "CFGCutoff")):
         placed.append(column.add(kind, model=placed[-1]["MODEL"]))
     guider, postdiff = run(third, third, placed[-1]["MODEL"])
-    shown += decode(third, pictures.beside(LEAST_WIDTH), postdiff["output"], scene.vae, "With PostDiff")
+    shown += decode(third, pictures.beside(MIN_WIDTH), postdiff["output"], scene.vae, "With PostDiff")
     graph.group("With PostDiff: same seed, same steps", GREEN, *placed, guider, postdiff, shown[2])
     told = report(graph, placed[-1]["MODEL"], postdiff["output"], shown[1], shown[3])
     graph.group(RESULTS, GREY, shown[1], shown[3], told)
@@ -244,7 +244,7 @@ Help (select the node, then the i button, Node Info) says more.
         width=256,
         height=256,
         seeds=1,
-        least_speedup=2.0,
+        min_speedup=2.0,
         preset_name="my emoji model",
     )
     third = graph.column(second.right, TEXT_WIDTH)

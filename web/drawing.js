@@ -1,6 +1,6 @@
 /** A plan as a picture (SVG) and as words. Pure text in, text out; style.js gives the colours, words.js `say`. */
 
-const LOWEST_BAR = 0.3; // of a full bar: a quarter-resolution step must stay visible
+const MIN_BAR = 0.3; // of a full bar: a quarter-resolution step must stay visible
 
 /** From top to bottom: [the techniques a lane stands for, its height in px]. */
 const LANES = {
@@ -77,7 +77,7 @@ function cell(step, shown, index, total, scale, lanes, say) {
 /** What each lane shows of a step. Every difference in tone is one in shape too. */
 const SHAPES = {
   bars(step, lane, scale, bar) {
-    const height = step.stage === "low" ? lane.height * Math.max(LOWEST_BAR, Math.min(scale, 0.9)) : lane.height;
+    const height = step.stage === "low" ? lane.height * Math.max(MIN_BAR, Math.min(scale, 0.9)) : lane.height;
     const top = lane.bottom - height;
     if (step.deep !== "reuse") return bar("full", top, height);
     const shallow = Math.max(3, height / 5);

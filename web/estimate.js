@@ -126,7 +126,7 @@ function preset(graph, entry, { total, root, chosen }) {
   }
   if (root?.type === "PostDiffEmbeddedModel") return PRESETS.embedded;
   const fewSteps =
-    total <= DISTILLED.mostSteps && valueOf(graph, entry, "cfg") <= DISTILLED.largestCfg;
+    total <= DISTILLED.maxSteps && valueOf(graph, entry, "cfg") <= DISTILLED.maxCfg;
   const distilled = fewSteps || valueOf(graph, entry, "sampler_name") === "lcm";
   const model = JSON.stringify([root?.type, root?.node.widgets?.map(({ value }) => value), distilled]);
   if (learned?.preset === "auto" && learned.model === model)

@@ -8,7 +8,7 @@
  */
 
 const TOLERANCE = 1e-4;
-const FEWEST_STEPS = 3;
+const MIN_STEPS = 3;
 
 /** The first step i with i >= p * T: where fraction p is reached under uniform timesteps, the paper's case. */
 export function stepAtUniformTimesteps(total, fraction) {
@@ -17,7 +17,7 @@ export function stepAtUniformTimesteps(total, fraction) {
 
 /** The steps of a run: `reached(p)` is the first step at which fraction p is reached, `total` if none is. */
 export function plan(settings, total, reached) {
-  if (total < FEWEST_STEPS) return stockPlan(settings, total);
+  if (total < MIN_STEPS) return stockPlan(settings, total);
   const { cross_attn_cache: crossAttn, cfg_cutoff: cutoff } = settings;
   const { count: switchAt, notes } = lowResSteps(settings.mixed_resolution, total, reached);
   const reuseFrom = crossAttn ? Math.max(1, reached(crossAttn.start_percent)) : total; // step 0 has nothing to reuse
@@ -60,6 +60,6 @@ function deepCacheStates(cache, total, switchAt, reached) {
 function stockPlan(settings, total) {
   const steps = Array.from({ length: total }, () => ({ stage: "full", deep: "off", xattn: "off", cfg: "on" }));
   const nothingAsked = Object.keys(settings).length === 0;
-  const note = `The run has fewer than ${FEWEST_STEPS} steps (${total}): it runs without PostDiff.`;
+  const note = `The run has fewer than ${MIN_STEPS} steps (${total}): it runs without PostDiff.`;
   return { steps, notes: nothingAsked ? [] : [note] };
 }

@@ -17,4 +17,4 @@ export const PRESETS = {
 export const UNKNOWN = { ...mixed(0.75, 0.2), cfg_cutoff: { start_percent: 0.75 } };
 
 /** What `auto` takes for a run of a distilled model: so few steps with so little guidance. */
-export const DISTILLED = { mostSteps: 10, largestCfg: 1.5 };
+export const DISTILLED = { maxSteps: 10, maxCfg: 1.5 };

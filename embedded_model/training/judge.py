@@ -23,7 +23,7 @@ SHIPPED = Path(__file__).parent.parent
 SIDE = 64
 SHEET_COLUMNS = 24
 FOREGROUND = 0.1  # smallest difference from the background, of 1, in any channel
-SMALLEST_OBJECT = 0.05  # of two, in shares of their foreground
+MIN_OBJECT = 0.05  # of two, in shares of their foreground
 
 
 def background_colour(picture: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ def crops_of_two(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     def badness(parting: tuple) -> tuple[bool, float]:
         one, other, on_seam = parting
-        return min(mask[one].sum(), mask[other].sum()) < SMALLEST_OBJECT * mask.sum(), on_seam
+        return min(mask[one].sum(), mask[other].sum()) < MIN_OBJECT * mask.sum(), on_seam
 
     one, other, _ = min(partings, key=badness)
     return _crop(picture[one], mask[one]), _crop(picture[other], mask[other])

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from ..schedule import Settings
-from .grid import Candidate, Lists, abilities
+from .grid import Candidate, Grid, usable_techniques
 from .pricing import Pricing
-from .runs import Picture, Runs
+from .runs import PromptSeed, Runs
 from .scores import Score
 from .search import Difference, Search, difference
 
 log = logging.getLogger("postdiff.calibrate")
 
 
-MOST_TO_CHECK = 8  # pictures on which a score is checked against the other prompts
+MAX_CHECKED_PICTURES = 8  # pictures on which a score is checked against the other prompts
 
 
 class OutOfTime(Exception):
@@ -73,7 +73,7 @@ class Calibration:
         score: Score,
         pricing: Pricing,
         candidates: Sequence[Candidate],
-        pictures: Sequence[Picture],
+        pictures: Sequence[PromptSeed],
         *,
         seconds: float = math.inf,
         on_measured: Callable[[Calibration], None] = lambda calibration: None,
@@ -82,6 +82,7 @@ class Calibration:
         self.search = Search({candidate: pricing.share(candidate) for candidate in candidates}, len(pictures))
         self.stock = Candidate(pricing.stock_steps, Settings())
         self.measured = 0  # pictures scored this time
+        self._stock_measured = 0  # at the end, beside the chosen's
         self._values: dict[Candidate, dict[int, dict[str, float]]] = {}
         self._on_measured = on_measured
         self._deadline = time.monotonic() + seconds
@@ -115,12 +116,23 @@ class Calibration:
         )
 
     @property
+    def measurements(self) -> tuple[int, int]:
+        """How many pictures are scored by now, and in all: the search's, then the stock run's beside the chosen's."""
+        done, planned = self.search.measurements
+        return done + self._stock_measured, planned + self._stock_pictures
+
+    @property
     def seconds_left(self) -> float | None:
-        """How long the rest of the search takes, at the pace so far; None before the first picture."""
+        """How long the rest takes, at the pace so far; None before the first picture."""
         if not self._cost:
             return None
-        wanted = self._seconds / self._cost * self.search.remaining_cost()
+        left = self.search.remaining_cost() + self._stock_pictures - self._stock_measured
+        wanted = self._seconds / self._cost * left
         return max(0.0, min(wanted, self._deadline - time.monotonic()))
+
+    @property
+    def _stock_pictures(self) -> int:
+        return self.search.pictures_of_the_last if self.score.ranks_resolutions else 0
 
     def _measure(self, candidate: Candidate, index: int) -> float:
         picture, store = self.pictures[index], self.runs.store
@@ -150,8 +162,9 @@ class Calibration:
             return
         for index in sorted(self._values[chosen]):
             self._measure(self.stock, index)
+            self._stock_measured += 1
             self._on_measured(self)
-        doubt = self.score.doubt([(self.stock, picture) for picture in self.pictures[:MOST_TO_CHECK]])
+        doubt = self.score.doubt([(self.stock, picture) for picture in self.pictures[:MAX_CHECKED_PICTURES]])
         self.runs.notes.update([doubt] if doubt else [])
 
     def _scores(self, candidate: Candidate) -> dict[int, float]:
@@ -173,24 +186,24 @@ class Calibration:
         )
 
 
-def candidates_for(runs: Runs, score: Score, pricing: Pricing, lists: Lists, least_speedup: float) -> list[Candidate]:
+def candidates_for(runs: Runs, score: Score, pricing: Pricing, grid: Grid, min_speedup: float) -> list[Candidate]:
     """The combinations worth drawing: those that save enough, each kind of run once.
 
     Raises ValueError if none does, or if the score cannot compare them.
     """
-    able = abilities(runs.model, runs.sampling.cfg)
-    candidates = pricing.distinct(lists.candidates(able))
+    able = usable_techniques(runs.model, runs.sampling.cfg)
+    candidates = pricing.distinct(grid.candidates(able))
     if not score.ranks_resolutions:
         _require_one_change_of_resolution(candidates)
         candidates = [each for each in candidates if each != each.uncached(pricing.stock_steps)]
     if not candidates:
         raise ValueError("These lists hold nothing but the run that everything is compared with: add other values.")
-    saving = [candidate for candidate in candidates if pricing.share(candidate) * least_speedup <= 1 + 1e-6]
+    saving = [candidate for candidate in candidates if pricing.share(candidate) * min_speedup <= 1 + 1e-6]
     if not saving:
         cheapest = min(candidates, key=pricing.share)
         raise ValueError(
-            f"No combination of these lists does {least_speedup:g} times less work than the stock run. The cheapest, "
-            f"{cheapest}, does {1 / pricing.share(cheapest):.2f} times less: lower least_speedup, or add cheaper ones."
+            f"No combination of these lists does {min_speedup:g} times less work than the stock run. The cheapest, "
+            f"{cheapest}, does {1 / pricing.share(cheapest):.2f} times less: lower min_speedup, or add cheaper ones."
         )
     return saving
 

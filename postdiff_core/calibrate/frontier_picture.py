@@ -20,7 +20,7 @@ TRIED, MEASURED, CHOSEN = REUSED, COMPUTED, CROSS_ATTENTION  # pale blue, blue, 
 OVERSAMPLING = 2  # drawn larger and reduced: smooth edges
 WIDTH, MARGIN, GAP = 1200, 40, 16
 PLOT_HEIGHT, LEFT_OF_PLOT, BELOW_PLOT = 400, 60, 84
-MOST_EXAMPLES = 4
+MAX_EXAMPLES = 4
 _SMOOTH = Image.Resampling.LANCZOS
 
 
@@ -86,12 +86,12 @@ class Pen:
 
 def draw(result: Result, title: str, examples: Sequence[Example]) -> Image.Image:
     """The calibration as an RGB picture, 1200 pixels wide."""
-    examples = examples[:MOST_EXAMPLES]
+    examples = examples[:MAX_EXAMPLES]
     head = [(line, 15, INK) for line in _wrapped([_outcome(result), _reason(result)], 128)]
     head += [(line, 13, MUTED) for line in _wrapped(result.notes, 150)]
     top = MARGIN + 40 + 23 * len(head) + 2 * GAP
     plot_end = top + PLOT_HEIGHT + BELOW_PLOT
-    side = (WIDTH - 2 * MARGIN - LEFT_OF_PLOT - (MOST_EXAMPLES - 1) * GAP) / MOST_EXAMPLES
+    side = (WIDTH - 2 * MARGIN - LEFT_OF_PLOT - (MAX_EXAMPLES - 1) * GAP) / MAX_EXAMPLES
     tall = side * examples[0].stock.height / examples[0].stock.width if examples else 0
     pen = Pen(plot_end + MARGIN + (2 * tall + 3 * GAP + 44 if examples else 0))
 

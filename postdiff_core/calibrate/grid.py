@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .. import patch
 from ..schedule import TECHNIQUES, CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings, Technique
+from ..techniques import refusal
 
 
 @dataclass(frozen=True)
@@ -52,25 +52,37 @@ class Candidate:
         return ", ".join(parts)
 
     def uncached(self, steps: int) -> Candidate:
-        """The run in so many steps that changes resolution as this one does, and computes everything."""
+        """The reference run: the same change of resolution in `steps` steps, nothing cached or cut off."""
         return Candidate(steps, Settings(mixed_resolution=self.settings.mixed_resolution))
 
 
 @dataclass(frozen=True)
-class Lists:
-    """The values of each setting to combine."""
+class Grid:
+    """The values of each setting to combine; `mixed_resolution` is what decides the rest of a change of resolution."""
 
     steps: tuple[int, ...]
     low_res_scale: tuple[float, ...]
     low_res_until: tuple[float, ...]
     interval: tuple[int, ...]
     start_percent: tuple[float, ...]
+    mixed_resolution: MixedResolution = field(default_factory=MixedResolution)
 
-    def candidates(self, able: Collection[str]) -> list[Candidate]:
-        """Every combination once, with the techniques that the model is able to use (fields of Settings)."""
+    def candidates(self, usable: Collection[str]) -> list[Candidate]:
+        """Every combination once, with the techniques that the model can use (fields of Settings)."""
         axes = (self.steps, self.low_res_scale, self.low_res_until, self.interval, self.start_percent)
-        combined = (_candidate(*values, able=able) for values in itertools.product(*axes))
+        combined = (self._candidate(*values, usable=usable) for values in itertools.product(*axes))
         return list(dict.fromkeys(combined))
+
+    def _candidate(self, steps: int, beta: float, s: float, k: int, m: float, *, usable: Collection[str]) -> Candidate:
+        mixed = replace(self.mixed_resolution, low_res_scale=beta, low_res_until=s)
+        wished: dict[str, Technique] = {
+            "mixed_resolution": mixed,
+            "deep_cache": DeepCache(k),
+            "cross_attn_cache": CrossAttnCache(m),
+            "cfg_cutoff": CFGCutoff(m),
+        }
+        asked: dict[str, Any] = {name: each for name, each in wished.items() if name in usable and not each.is_off}
+        return Candidate(steps, Settings(**asked))
 
 
 QUICK = {
@@ -87,25 +99,7 @@ THOROUGH = {
 }
 
 
-def _candidate(steps: int, beta: float, s: float, k: int, m: float, *, able: Collection[str]) -> Candidate:
-    wished: dict[str, Any] = {
-        "mixed_resolution": MixedResolution(beta, s) if beta != 1.0 and s != 0.0 else None,
-        "deep_cache": DeepCache(k) if k != 1 else None,
-        "cross_attn_cache": CrossAttnCache(m) if m != 1.0 else None,
-        "cfg_cutoff": CFGCutoff(m) if m != 1.0 else None,
-    }
-    return Candidate(steps, Settings(**{name: technique for name, technique in wished.items() if name in able}))
-
-
-def abilities(model: Any, cfg: float) -> tuple[str, ...]:
+def usable_techniques(model: Any, cfg: float) -> tuple[str, ...]:
     """The techniques that can act on this MODEL at this guidance scale, as fields of Settings."""
-
-    def can_act(technique: Technique) -> bool:
-        try:
-            patch.add(model, technique)
-        except ValueError:
-            return False
-        return True
-
-    able = [name for name, technique in TECHNIQUES.items() if can_act(technique())]
-    return tuple(name for name in able if name != "cfg_cutoff" or cfg != 1.0)  # at 1, no negative prompt runs anyway
+    usable = [name for name, technique in TECHNIQUES.items() if refusal(model, technique()) is None]
+    return tuple(name for name in usable if name != "cfg_cutoff" or cfg != 1.0)  # at 1, no negative prompt runs anyway

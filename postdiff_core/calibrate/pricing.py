@@ -11,8 +11,8 @@ import comfy.samplers
 from .. import mixed_resolution
 from ..architecture import Size, diffusion_model_of
 from ..cost import UncountableModel, plan_work, planned_rows
-from ..layout import lay_out
-from ..schedule import Plan
+from ..planning import lay_out
+from ..schedule import Plan, Step
 from .grid import Candidate
 
 
@@ -35,7 +35,8 @@ class Pricing:
     def share(self, candidate: Candidate) -> float:
         """The candidate's cost over the stock run's."""
         laid_out, low = self.plan(candidate)
-        cache = candidate.settings.deep_cache
+        cache, guided_rows = candidate.settings.deep_cache, 1 if self.cfg == 1.0 else 2
+        rows = planned_rows(laid_out, guided_rows)
         try:
             work = plan_work(
                 self.model.model,
@@ -43,13 +44,12 @@ class Pricing:
                 self.size,
                 low,
                 tokens=self.tokens,
-                rows=planned_rows(laid_out, 1 if self.cfg == 1.0 else 2),
+                rows=rows,
                 depth=cache.depth if cache else None,
             )
         except UncountableModel:
-            return sum(self._pixels(step.low_res, low) * self._rows(step.guided) for step in laid_out.steps) / (
-                self._rows(True) * self.stock_steps
-            )
+            taken = (self._pixels(step, low) * each.run for step, each in zip(laid_out.steps, rows, strict=True))
+            return sum(taken) / (guided_rows * self.stock_steps)
         return work.total.total / work.stock.total * len(laid_out.steps) / self.stock_steps
 
     def distinct(self, candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -72,8 +72,6 @@ class Pricing:
         low, _ = mixed_resolution.low_resolution(mixed, self.size, diffusion_model_of(self.model))
         return low
 
-    def _pixels(self, low_res: bool, low: Size | None) -> float:
-        return low[0] * low[1] / (self.size[0] * self.size[1]) if low_res and low else 1.0
-
-    def _rows(self, guided: bool) -> int:
-        return 2 if guided and self.cfg != 1.0 else 1
+    def _pixels(self, step: Step, low: Size | None) -> float:
+        """As a share of the full size's."""
+        return low[0] * low[1] / (self.size[0] * self.size[1]) if step.low_res and low else 1.0

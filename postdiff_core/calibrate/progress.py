@@ -31,7 +31,7 @@ class Progress:
         self._logged = time.monotonic()
 
     def __call__(self, calibration: Calibration) -> None:
-        done, planned = calibration.search.measurements
+        done, planned = calibration.measurements
         calibration.runs.on_step = lambda fraction: self._bar.update_absolute(
             round(TICKS * (done + fraction) / planned)
         )
@@ -53,7 +53,7 @@ class Progress:
 
 def summary(calibration: Calibration) -> str:
     """How many pictures are drawn, how long the rest takes, and the best settings so far."""
-    done, planned = calibration.search.measurements
+    done, planned = calibration.measurements
     parts = [f"{done} of {planned} pictures"]
     if calibration.seconds_left is not None and done < planned:
         parts.append(f"about {in_words(calibration.seconds_left)} left")

@@ -13,12 +13,12 @@ from .. import patch, presets
 from ..architecture import Size
 from ..schedule import MixedResolution, Settings
 from .calibration import Calibration, Result, candidates_for
-from .frontier_picture import MOST_EXAMPLES, Example
-from .grid import QUICK, THOROUGH, Lists
+from .frontier_picture import MAX_EXAMPLES, Example
+from .grid import QUICK, THOROUGH, Grid
 from .pricing import Pricing
 from .progress import as_pil
-from .runs import Picture, Runs, Sampling, about
-from .scores import ClipScore, Likeness
+from .runs import PromptSeed, Runs, Sampling, about
+from .scores import ClipScore, UncachedSimilarity
 from .store import Store
 
 Number = TypeVar("Number", int, float)
@@ -38,19 +38,19 @@ class Request:
     low_res_until: str
     interval: str
     start_percent: str
-    least_speedup: float
+    min_speedup: float
     sampling: Sampling
     first_seed: int
     seeds: int
     minutes: float
     resume: bool
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[PromptSeed]:
         """Every prompt with the first seed, then with the next one."""
         prompts = list(dict.fromkeys(line.strip() for line in self.prompts.splitlines() if line.strip()))
         if not prompts:
             raise ValueError("prompts is empty: give one prompt per line.")
-        return [Picture(prompt, self.first_seed + number) for number in range(self.seeds) for prompt in prompts]
+        return [PromptSeed(prompt, self.first_seed + number) for number in range(self.seeds) for prompt in prompts]
 
     @property
     def step_counts(self) -> tuple[int, ...]:
@@ -60,22 +60,26 @@ class Request:
             raise ValueError(f"steps is {self.steps!r}: a run takes at least 1 step.")
         return found
 
-    def lists(self, model: Any, size: Size, *, ranks_resolutions: bool) -> Lists:
-        """The values to combine. Where changes of resolution cannot be ranked, the family's own is taken."""
+    def grid(self, model: Any, size: Size, *, ranks_resolutions: bool) -> Grid:
+        """The values to combine. Where changes of resolution cannot be ranked, the family's own is taken.
+
+        What is no list (how the resolution changes) is the family's own throughout.
+        """
         steps = self.step_counts
+        mixed = self._preset(model, max(steps), size).settings.mixed_resolution or MixedResolution()
         if self.search == OWN_LISTS:
-            return Lists(
+            return Grid(
                 steps,
                 numbers(self.low_res_scale, float, "low_res_scale"),
                 numbers(self.low_res_until, float, "low_res_until"),
                 numbers(self.interval, int, "interval"),
                 numbers(self.start_percent, float, "start_percent"),
+                mixed,
             )
         values: dict[str, Any] = dict(SEARCHES[self.search])
         if not ranks_resolutions:
-            mixed = self._preset(model, max(steps), size).settings.mixed_resolution or MixedResolution()
             values |= {"low_res_scale": (mixed.low_res_scale,), "low_res_until": (mixed.low_res_until,)}
-        return Lists(steps, **values)
+        return Grid(steps, **values, mixed_resolution=mixed)
 
     def _preset(self, model: Any, steps: int, size: Size) -> presets.Choice:
         sampling = self.sampling
@@ -104,7 +108,7 @@ def prepare(
     pictures = request.pictures()
     runs = Runs(model, clip, vae, request.sampling, Store(folder(), about(model, clip, request.sampling)))
     stock_steps = max(request.step_counts)
-    score = ClipScore(runs, clip_vision, score_clip or clip) if clip_vision else Likeness(runs, stock_steps)
+    score = ClipScore(runs, clip_vision, score_clip or clip) if clip_vision else UncachedSimilarity(runs, stock_steps)
     pricing = Pricing(
         model,
         request.sampling.sampler_name,
@@ -114,8 +118,8 @@ def prepare(
         runs.tokens([request.sampling.negative, *(picture.prompt for picture in pictures)]),
         stock_steps,
     )
-    lists = request.lists(model, runs.size, ranks_resolutions=score.ranks_resolutions)
-    candidates = candidates_for(runs, score, pricing, lists, request.least_speedup)
+    grid = request.grid(model, runs.size, ranks_resolutions=score.ranks_resolutions)
+    candidates = candidates_for(runs, score, pricing, grid, request.min_speedup)
     if not request.resume:
         runs.store.clear()
     seconds = 60 * request.minutes
@@ -124,7 +128,7 @@ def prepare(
 
 def examples(calibration: Calibration, result: Result) -> list[Example]:
     """The first prompts as the stock run and the chosen settings draw them; what is missing is drawn now."""
-    drawn = sorted(calibration.search.scores[result.chosen.candidate])[:MOST_EXAMPLES]
+    drawn = sorted(calibration.search.scores[result.chosen.candidate])[:MAX_EXAMPLES]
     runs = calibration.runs
     return [
         Example(

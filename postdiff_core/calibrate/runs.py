@@ -22,7 +22,7 @@ from .store import Description, Store
 FORMAT = 1  # raised when a run of the same description gives another picture
 
 
-class Picture(NamedTuple):
+class PromptSeed(NamedTuple):
     """What is drawn: one prompt with one seed."""
 
     prompt: str
@@ -96,11 +96,11 @@ class Runs:
         """The length of the longest of these prompts, encoded."""
         return max(self._encode(prompt)[0][0].shape[1] for prompt in prompts)
 
-    def describe(self, candidate: Candidate, picture: Picture) -> Description:
+    def describe(self, candidate: Candidate, picture: PromptSeed) -> Description:
         """A run as plain data: what it is kept under."""
         return {"steps": candidate.steps, "settings": dataclasses.asdict(candidate.settings), **picture._asdict()}
 
-    def latent(self, candidate: Candidate, picture: Picture) -> torch.Tensor:
+    def latent(self, candidate: Candidate, picture: PromptSeed) -> torch.Tensor:
         """(1, channels, height, width), drawn now if it has not been."""
         run = self.describe(candidate, picture)
         latent = self.store.latent(run)
@@ -119,12 +119,12 @@ class Runs:
         """Of its runs made this time."""
         return self._seconds.get(candidate, [])
 
-    def image(self, candidate: Candidate, picture: Picture) -> torch.Tensor:
+    def image(self, candidate: Candidate, picture: PromptSeed) -> torch.Tensor:
         """(height, width, 3) in 0..1."""
         self.last_image = self.vae.decode(self.latent(candidate, picture))[0, ..., :3].float().cpu()
         return self.last_image
 
-    def _draw(self, candidate: Candidate, picture: Picture) -> torch.Tensor:
+    def _draw(self, candidate: Candidate, picture: PromptSeed) -> torch.Tensor:
         patched = patch.fill(self.model, candidate.settings)
         channels = self.model.get_model_object("latent_format").latent_channels
         empty = torch.zeros(1, channels, *self.size)

@@ -9,9 +9,9 @@ import torch
 
 from .fingerprint import fingerprint
 from .grid import Candidate
-from .runs import Picture, Runs
+from .runs import PromptSeed, Runs
 
-LEAST_MSE = 1e-10  # pictures closer than this count as equal: 100 dB
+MIN_MSE = 1e-10  # pictures closer than this count as equal: 100 dB
 
 
 class Score(Protocol):
@@ -21,16 +21,16 @@ class Score(Protocol):
     key: str  # what the values are kept under
     ranks_resolutions: bool  # whether runs that change resolution differently can be compared
 
-    def values(self, candidate: Candidate, picture: Picture) -> dict[str, float]:
+    def values(self, candidate: Candidate, picture: PromptSeed) -> dict[str, float]:
         """What is found for a run, `name` among it."""
         ...
 
-    def doubt(self, drawn: Sequence[tuple[Candidate, Picture]]) -> str | None:
+    def doubt(self, drawn: Sequence[tuple[Candidate, PromptSeed]]) -> str | None:
         """Why the scores may mean nothing, judged by these runs; None if they do mean something."""
         ...
 
 
-class Likeness:
+class UncachedSimilarity:
     """Likeness to the uncached run: same prompt, seed and change of resolution, `steps` steps, nothing reused.
 
     It sees what caches, the cut-off and fewer steps change. It says nothing about beta and s, which compose another
@@ -45,23 +45,23 @@ class Likeness:
         self.key = f"likeness to {steps} steps, VAE {fingerprint(runs.vae.patcher)}"
         self._decoded: tuple[Any, torch.Tensor] | None = None
 
-    def values(self, candidate: Candidate, picture: Picture) -> dict[str, float]:
+    def values(self, candidate: Candidate, picture: PromptSeed) -> dict[str, float]:
         import kornia.metrics  # ComfyUI lists it among what it can do without
 
         uncached = candidate.uncached(self.steps)
         latent, reference_latent = self.runs.latent(candidate, picture), self.runs.latent(uncached, picture)
         image, reference = self.runs.image(candidate, picture), self._reference(uncached, picture)
-        mse = (image - reference).square().mean().clamp(min=LEAST_MSE)
+        mse = (image - reference).square().mean().clamp(min=MIN_MSE)
         return {
             "PSNR": -10 * float(mse.log10()),
             "SSIM": float(kornia.metrics.ssim(_batch(image), _batch(reference), window_size=11).mean()),
             "latent error": float((latent - reference_latent).norm() / reference_latent.norm()),
         }
 
-    def doubt(self, drawn: Sequence[tuple[Candidate, Picture]]) -> str | None:
+    def doubt(self, drawn: Sequence[tuple[Candidate, PromptSeed]]) -> str | None:
         return None
 
-    def _reference(self, uncached: Candidate, picture: Picture) -> torch.Tensor:
+    def _reference(self, uncached: Candidate, picture: PromptSeed) -> torch.Tensor:
         if self._decoded is None or self._decoded[0] != (uncached, picture):
             self._decoded = (uncached, picture), self.runs.image(uncached, picture)
         return self._decoded[1]
@@ -83,10 +83,10 @@ class ClipScore:
         self._prompts: dict[str, torch.Tensor] = {}
         self._require_one_family()
 
-    def values(self, candidate: Candidate, picture: Picture) -> dict[str, float]:
+    def values(self, candidate: Candidate, picture: PromptSeed) -> dict[str, float]:
         return {"CLIP score": self._score(self._embedding(candidate, picture), picture.prompt)}
 
-    def doubt(self, drawn: Sequence[tuple[Candidate, Picture]]) -> str | None:
+    def doubt(self, drawn: Sequence[tuple[Candidate, PromptSeed]]) -> str | None:
         """That pictures fit other prompts as well as their own; None if they do not.
 
         It is how two encoders of equal width but different training are found out.
@@ -108,7 +108,7 @@ class ClipScore:
             "scores then mean nothing."
         )
 
-    def _embedding(self, candidate: Candidate, picture: Picture) -> torch.Tensor:
+    def _embedding(self, candidate: Candidate, picture: PromptSeed) -> torch.Tensor:
         return self._vision.encode_image(self.runs.image(candidate, picture)[None])["image_embeds"].float().cpu()
 
     def _score(self, embedding: torch.Tensor, prompt: str) -> float:

@@ -100,6 +100,11 @@ class Search(Generic[C]):
         return difference(self.scores[one], self.scores[other])
 
     @property
+    def pictures_of_the_last(self) -> int:
+        """How many pictures those draw that stay to the end."""
+        return self._ladder[-1].pictures
+
+    @property
     def measurements(self) -> tuple[int, int]:
         """How many there are by now, and in the whole search."""
         planned = drawn = 0

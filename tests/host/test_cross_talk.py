@@ -16,7 +16,7 @@ import pack_nodes
 import stock_mixed_resolution as by_hand
 import tiny_models
 from postdiff.nodes.mixed_resolution_ksampler import MixedResolutionKSampler
-from postdiff.postdiff_core.patch import KINDS
+from postdiff.postdiff_core.techniques import TECHNIQUE_INFO
 from reference import Techniques
 
 DEEP = {"interval": 2, "depth": 2, "start_percent": 0.0, "end_percent": 1.0}
@@ -140,7 +140,8 @@ def test_of_the_same_patch_twice_the_later_holds_once_and_it_is_said_once(name, 
     assert pack_nodes.report(once)["notes"] == []
     (note,) = pack_nodes.report(twice)["notes"]
     assert (
-        note.startswith(f"{KINDS[name].title} is applied twice") and sum(note in said for said in caplog.messages) == 1
+        note.startswith(f"{TECHNIQUE_INFO[name].title} is applied twice")
+        and sum(note in said for said in caplog.messages) == 1
     )
     assert not torch.equal(tiny_models.stock_sample(twice), tiny_models.stock_sample(patch(model, BEFORE)))
 

@@ -27,7 +27,7 @@ SHIPPED = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"
 PATHS = {name: path for name, path in SHIPPED.items() if not name.startswith("calibrate")}  # test_calibrate.py has it
 EMBEDDED = [name for name in PATHS if name.startswith("embedded_model")]
 STEPS = {"pixart_alpha_side_by_side": 4}
-FEWEST_STEPS = 6
+MIN_STEPS = 6
 SIDES = {"sdxl_side_by_side": 128, "pixart_alpha_side_by_side": 384}  # the smallest that have a smaller low size
 SIDE = 32
 PRESET = {"lcm_side_by_side": "lcm", "sdxl_side_by_side": "sdxl", "pixart_alpha_side_by_side": "pixart_alpha"}
@@ -86,7 +86,7 @@ def prompt_of(name: str, object_info: api_form.ObjectInfo) -> Prompt:
 
 
 def steps_of(name: str) -> int:
-    return STEPS.get(name, FEWEST_STEPS)
+    return STEPS.get(name, MIN_STEPS)
 
 
 def scaled(length: int, name: str) -> int:

@@ -36,7 +36,7 @@ SMALL = {
     "low_res_until": "0.5",
     "interval": "1, 2",
     "start_percent": "0.5, 1",
-    "least_speedup": 1.2,
+    "min_speedup": 1.2,
     "width": 64,
     "height": 64,
     "cfg": 4.0,
@@ -208,20 +208,26 @@ def test_pictures_that_fit_other_prompts_as_well_cast_doubt_on_the_score(pipelin
 
 
 def test_quick_without_clip_vision_takes_the_familys_own_change_of_resolution(pipeline, drawn):
-    out = calibrate(pipeline, search="quick", least_speedup=1.5, width=512, height=512)
+    out = calibrate(pipeline, search="quick", min_speedup=1.5, width=512, height=512)
     rows = found(out)["rows"]
     assert {(row["low_res_scale"], row["low_res_until"]) for row in rows} == {(0.75, 0.5)}  # SD1.5's at 512 pixels
     assert {row["interval"] for row in rows} == {1, 2}
 
 
-def test_progress_only_grows_and_says_how_long_it_takes(pipeline, monkeypatch, drawn):
+@pytest.mark.parametrize(
+    ("given", "pictures"),
+    [({}, 9), ({"clip_vision": tiny_pipeline.ClipVision()}, 4 + 2 + 4 + 4)],  # the stock run's four are the last
+    ids=["similarity", "clip score"],
+)
+def test_progress_only_grows_and_says_how_long_it_takes(pipeline, monkeypatch, drawn, given, pictures):
     lines, ticks = [], []
     monkeypatch.setattr("postdiff.nodes.postdiff_calibrate.show_text", lambda node, line: lines.append(line))
     monkeypatch.setattr("postdiff.postdiff_core.calibrate.progress.SHOW_SECONDS", 0.0)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: ticks.append(value / total))
-    calibrate(pipeline)
+    calibrate(pipeline, **given)
     assert ticks == sorted(ticks) and ticks[-1] == 1.0
-    assert lines[0].startswith("0 of 9 pictures") and lines[-2].startswith("9 of 9 pictures")
+    assert lines[0].startswith(f"0 of {pictures} pictures")
+    assert lines[-2].startswith(f"{pictures} of {pictures} pictures") and "left" in lines[-3]
     assert lines[-1].startswith("Chosen: 5 steps") and lines[-1].endswith("Saved as the preset my model.")
     assert any("left" in line and "best so far: 5 steps" in line for line in lines)
 
@@ -248,7 +254,7 @@ def test_a_transformer_is_calibrated_without_a_deep_cache():
         ({"low_res_until": "-0.5"}, r"low_res_until \(s\) is -0.5"),
         ({"low_res_scale": "0.1"}, r"low_res_scale \(beta\) is 0.1"),
         ({"low_res_scale": "0.5, 0.75"}, "Without clip_vision.*0.5 / 0.5, 0.75 / 0.5.*Connect clip_vision"),
-        ({"least_speedup": 9.0}, "does 9 times less work.*The cheapest, 5 steps.*lower least_speedup"),
+        ({"min_speedup": 9.0}, "does 9 times less work.*The cheapest, 5 steps.*lower min_speedup"),
         ({"interval": "1", "start_percent": "1"}, "nothing but the run that everything is compared with"),
         ({"clip_vision": tiny_pipeline.ClipVision(5)}, "5 numbers a picture.*8 a prompt.*CLIPLoader"),
         (
@@ -266,8 +272,8 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(pipeline, drawn, given, 
 def test_a_refused_request_forgets_nothing(pipeline, drawn):
     calibrate(pipeline)
     drawn.clear()
-    with pytest.raises(ValueError, match="lower least_speedup"):
-        calibrate(pipeline, resume=False, least_speedup=9.0)
+    with pytest.raises(ValueError, match="lower min_speedup"):
+        calibrate(pipeline, resume=False, min_speedup=9.0)
     calibrate(pipeline)
     assert drawn == []
 

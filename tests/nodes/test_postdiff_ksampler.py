@@ -9,7 +9,7 @@ import pack_nodes
 import tiny_models
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 from postdiff.postdiff_core import presets, saved_presets
-from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, Settings
+from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, Settings
 from reference import Techniques
 
 SD15 = Techniques(low_res_scale=0.5, low_res_until=0.5, interval=2, depth=2, cross_attn_start=0.75, cutoff_start=0.75)
@@ -213,6 +213,26 @@ def test_a_calibrated_preset_says_where_the_run_has_another_number_of_steps(user
     ):
         _, ran = sample(inputs_for(tiny_models.small_unet(), steps=steps), "mine")
         assert pack_nodes.report(ran)["notes"] == notes
+
+
+def test_what_is_noted_of_a_choice_is_not_noted_of_the_next_ones(user_folder):
+    """As where a second sampler refines what the first gave."""
+    saved_presets.save("mine", Settings(cfg_cutoff=CFGCutoff(0.5)), {"chosen": {"steps": 4}})
+    _, first = sample(inputs_for(tiny_models.small_unet(), steps=6), "mine")
+    _, second = sample(inputs_for(first, steps=4), "mine")
+    assert pack_nodes.report(first)["notes"] and pack_nodes.report(second)["notes"] == []
+
+
+def test_what_auto_decides_is_logged_as_no_warning(caplog):
+    sample(inputs_for(tiny_models.auraflow()), "auto")
+    assert not any(record.levelname == "WARNING" and "auto" in record.message for record in caplog.records)
+
+
+def test_auto_leaves_out_a_deep_cache_that_is_deeper_than_the_model(monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "sd15", Settings(deep_cache=DeepCache(2, 4)))
+    _, ran = sample(inputs_for(tiny_models.small_unet()), "auto")
+    report = pack_nodes.report(ran)
+    assert {step["deep"] for step in report["plan"]} == {"off"} and "left out" in report["notes"][0]
 
 
 def test_a_preset_that_is_gone_is_named_with_the_remedy_before_and_during_the_run(user_folder):

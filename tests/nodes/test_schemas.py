@@ -12,7 +12,7 @@ from postdiff.nodes.mixed_resolution_patch import MixedResolutionPatch
 from postdiff.nodes.postdiff_calibrate import PostDiffCalibrate
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
 from postdiff.nodes.postdiff_report import PostDiffReport
-from postdiff.postdiff_core.patch import KINDS
+from postdiff.postdiff_core.techniques import TECHNIQUE_INFO
 
 KSAMPLER = {name: None for name in comfy_nodes.KSampler.INPUT_TYPES()["required"]}
 METHODS = ["bilinear", "nearest-exact", "bicubic", "area", "bislerp"]
@@ -50,7 +50,7 @@ NODES = {
             **dict.fromkeys(("model", "clip", "vae", "prompts", "negative")),
             "search": ("quick", ["quick", "thorough", "own lists"]),
             **dict.fromkeys(("steps", "low_res_scale", "low_res_until", "interval", "start_percent")),
-            "least_speedup": (1.5, 1.0, 10.0),
+            "min_speedup": (1.5, 1.0, 10.0),
             **dict.fromkeys(("sampler_name", "scheduler")),
             "cfg": (7.5, 0.0, 100.0),
             "width": (512, 64, 8192),
@@ -115,6 +115,6 @@ def test_every_setting_of_the_node_explains_itself(node):
 
 
 def test_messages_name_the_patches_as_the_canvas_does():
-    assert {name: kind.node for name, kind in KINDS.items()} == {
+    assert {name: info.node for name, info in TECHNIQUE_INFO.items()} == {
         name: node.define_schema().display_name for name, node in PATCHES.items()
     }

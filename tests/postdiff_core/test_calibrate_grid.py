@@ -5,12 +5,12 @@ import pytest
 
 import tiny_models
 from postdiff.postdiff_core import patch
-from postdiff.postdiff_core.calibrate.grid import QUICK, THOROUGH, Candidate, Lists, abilities
+from postdiff.postdiff_core.calibrate.grid import QUICK, THOROUGH, Candidate, Grid, usable_techniques
 from postdiff.postdiff_core.calibrate.pricing import Pricing
 from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 EVERYTHING = ("mixed_resolution", "deep_cache", "cross_attn_cache", "cfg_cutoff")
-LISTS = Lists((8, 4), (0.5, 1.0), (0.0, 0.5), (1, 2), (0.5, 1.0))
+LISTS = Grid((8, 4), (0.5, 1.0), (0.0, 0.5), (1, 2), (0.5, 1.0))
 
 
 def pricing_for(model, *, cfg=5.0, steps=8, sampler_name="euler"):
@@ -44,7 +44,7 @@ def test_a_candidate_names_its_values_as_the_nodes_do():
     ],
 )
 def test_only_techniques_that_act_on_the_model_are_combined(build, cfg, expected):
-    able = abilities(build(), cfg)
+    able = usable_techniques(build(), cfg)
     assert able == expected
     for candidate in LISTS.candidates(able):
         assert all(getattr(candidate.settings, name) is None for name in set(EVERYTHING) - set(able))
@@ -52,7 +52,7 @@ def test_only_techniques_that_act_on_the_model_are_combined(build, cfg, expected
 
 @pytest.mark.parametrize("values", [QUICK, THOROUGH])
 def test_the_ready_made_grids_hold_settings_that_are_neutral_and_the_papers(values):
-    candidates = Lists((20,), **values).candidates(EVERYTHING)
+    candidates = Grid((20,), **values).candidates(EVERYTHING)
     late = CrossAttnCache(0.75), CFGCutoff(0.75)
     assert Candidate(20, Settings()) in candidates
     assert Candidate(20, Settings(MixedResolution(0.5, 0.5), DeepCache(2), *late)) in candidates
@@ -91,3 +91,10 @@ def test_where_work_cannot_be_counted_steps_cost_their_pixels_and_rows():
     steps = pricing.plan(half)[0].steps
     expected = sum((0.25 if step.low_res else 1) * (1 if step.guided else 0.5) for step in steps) / 8
     assert pricing.share(half) == pytest.approx(expected)
+
+
+def test_candidates_change_resolution_as_the_grid_says_but_for_the_values_listed():
+    own = MixedResolution(0.6, 0.4, "nearest-exact", "matched")
+    candidates = Grid((8,), (0.5, 0.75), (0.3,), (1,), (1.0,), own).candidates(EVERYTHING)
+    changes = [candidate.settings.mixed_resolution for candidate in candidates]
+    assert changes == [MixedResolution(beta, 0.3, "nearest-exact", "matched") for beta in (0.5, 0.75)]

@@ -14,11 +14,11 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 import tiny_pipeline
 from postdiff.postdiff_core.calibrate.grid import Candidate
-from postdiff.postdiff_core.calibrate.runs import Picture
-from postdiff.postdiff_core.calibrate.scores import ClipScore, Likeness
+from postdiff.postdiff_core.calibrate.runs import PromptSeed
+from postdiff.postdiff_core.calibrate.scores import ClipScore, UncachedSimilarity
 from postdiff.postdiff_core.schedule import CFGCutoff, MixedResolution, Settings
 
-PICTURE = Picture("a red apple on a table", 1)
+PICTURE = PromptSeed("a red apple on a table", 1)
 MIXED = Settings(MixedResolution(0.5, 0.5))
 WIDTH = 16
 TEXT = {
@@ -107,7 +107,7 @@ def test_likeness_is_psnr_and_ssim_to_the_run_with_the_same_change_of_resolution
     images = {candidate: noise(48, 48, 3), reference: noise(48, 48, 3).lerp(noise(48, 48, 3, seed=1), 0.2)}
     images[other] = noise(48, 48, 3, seed=2)
     latents = {candidate: torch.ones(1, 4, 6, 6), reference: torch.full((1, 4, 6, 6), 0.8)}
-    found = Likeness(Drawn(images, latents), 8).values(candidate, PICTURE)
+    found = UncachedSimilarity(Drawn(images, latents), 8).values(candidate, PICTURE)
     one, two = (images[each].movedim(-1, 0)[None] for each in (candidate, reference))
     assert next(iter(found)) == "PSNR"
     assert found["PSNR"] == pytest.approx(peak_signal_noise_ratio(one, two, data_range=1.0).item(), abs=1e-3)
@@ -119,7 +119,9 @@ def test_likeness_is_psnr_and_ssim_to_the_run_with_the_same_change_of_resolution
 def test_equal_pictures_have_a_finite_psnr():
     candidate, image = Candidate(8, Settings()), noise(16, 16, 3)
     latents = {candidate: torch.ones(1, 4, 2, 2)}
-    assert Likeness(Drawn({candidate: image}, latents), 8).values(candidate, PICTURE)["PSNR"] == pytest.approx(100)
+    assert UncachedSimilarity(Drawn({candidate: image}, latents), 8).values(candidate, PICTURE)[
+        "PSNR"
+    ] == pytest.approx(100)
 
 
 def test_an_image_encoder_without_a_text_side_is_refused(clip):
@@ -154,7 +156,7 @@ def pairing(shared):
     vision.encode_image = lambda image: {"image_embeds": embeddings["abcd"[(int(image[0, 0, 0, 0]) + shift) % 4]]}
     images = {Candidate(8 + i, Settings()): torch.full((8, 8, 3), float(i)) for i in range(4)}
     score = ClipScore(Drawn(images), vision, text)
-    return score.doubt([(candidate, Picture("abcd"[i], 1)) for i, candidate in enumerate(images)])
+    return score.doubt([(candidate, PromptSeed("abcd"[i], 1)) for i, candidate in enumerate(images)])
 
 
 def test_encoders_of_one_family_raise_no_doubt_and_others_of_equal_width_do():

@@ -326,6 +326,15 @@ def test_a_plan_is_traced_once_a_size_and_then_remembered_for_every_model_of_its
     assert counts[0] == counts[2] != counts[1]
 
 
+def test_prompts_of_any_length_are_priced_by_one_trace(constructions):
+    model = tiny_models.sd15()
+    constructions.clear()
+    for tokens in (1, 12, 77):
+        priced = cost.step_work(model.model, 24, 40, rows=1, tokens=tokens)
+        assert priced == work_outside(executed(model, 24, 40, rows=1, tokens=tokens), lambda path: False)
+    assert len(constructions) == 1
+
+
 @pytest.mark.parametrize("build", tiny_models.MODELS.values(), ids=tiny_models.MODELS)
 def test_counting_leaves_the_model_and_the_random_generator_alone(build):
     model = build().model

@@ -147,3 +147,21 @@ def test_layers_that_another_node_gives_more_rows_are_computed_and_that_is_said(
     model = pack_nodes.with_caches(inputs["model"], techniques)
     assert torch.equal(tiny_models.stock_sample(model), expected)
     assert cross_attn_cache.OTHER_ROWS in pack_nodes.report(model)["notes"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "cutoff_start", "cfg", "is_noted"),
+    [
+        ("average", 0.5, 5.0, False),
+        ("average", 0.75, 5.0, False),
+        ("average", 0.25, 5.0, True),  # the negative prompt no longer runs where outputs are kept
+        ("average", 1.0, 5.0, True),
+        ("average", 0.5, 1.0, True),
+        ("cond", 0.25, 5.0, False),
+    ],
+)
+def test_a_mode_that_decides_nothing_is_noted(mode, cutoff_start, cfg, is_noted):
+    techniques = Techniques(cross_attn_start=0.5, cutoff_start=cutoff_start, mode=mode)
+    patched = pack_nodes.with_caches(tiny_models.small_unet(), techniques)
+    tiny_models.stock_sample(patched, steps=8, scheduler="simple", cfg=cfg)
+    assert any("mode average had no effect" in note for note in pack_nodes.report(patched)["notes"]) == is_noted

@@ -3,6 +3,7 @@
 import comfy.model_base
 import comfy.model_management
 import pytest
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import full_size_models
@@ -76,9 +77,34 @@ def test_comfyui_is_told_before_it_loads_the_model(monkeypatch):
     tiny_models.stock_sample(patched)
     stock, *stages = asked
     cached = patch.carried_by(patched).last_report["cached_bytes"]
-    assert len(stages) == 2
-    for stage in stages:  # both are planned for the full size
-        assert all(wanted >= usual + cached for wanted, usual in zip(stage, stock, strict=True))
+    (both,) = stages  # planned for the full size, and not loaded again at the switch
+    assert all(wanted >= usual + cached for wanted, usual in zip(both, stock, strict=True))
+
+
+def unloaded_by_another(executor, *arguments, **given):
+    samples = executor(*arguments, **given)
+    comfy.model_management.unload_all_models()
+    return samples
+
+
+def prepared_by_another(executor, *arguments, **given):
+    return executor(*arguments, **given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrapper"),
+    [(WrappersMP.OUTER_SAMPLE, unloaded_by_another), (WrappersMP.PREPARE_SAMPLING, prepared_by_another)],
+)
+def test_a_stage_is_prepared_again_where_another_node_needs_that(kind, wrapper, monkeypatch):
+    loads = []
+    load = comfy.model_management.load_models_gpu
+    monkeypatch.setattr(
+        comfy.model_management, "load_models_gpu", lambda *models, **given: loads.append(1) or load(*models, **given)
+    )
+    model = patch.add(tiny_models.small_unet(), MixedResolution(0.5, 0.5))
+    model.add_wrapper_with_key(kind, "another", wrapper)
+    tiny_models.stock_sample(model)
+    assert len(loads) == 2
 
 
 @pytest.mark.parametrize("build", [tiny_models.wan, tiny_models.sd15])

@@ -30,7 +30,7 @@ def test_a_run_that_guidance_leaves_for_most_of_it_says_so(denoise, cfg, is_said
     model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.75))
     tiny_models.stock_sample(model, steps=8, denoise=denoise, cfg=cfg)
     said = patch.carried_by(model).last_report["notes"]
-    assert [" steps run without guidance: it stops at 0.75" in note for note in said] == [True] * is_said
+    assert sum(" steps run without guidance: it stops at 0.75" in note for note in said) == is_said
 
 
 def test_a_run_without_steps_is_stock_and_has_no_report():

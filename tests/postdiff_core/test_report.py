@@ -78,3 +78,29 @@ def test_the_caches_are_empty_when_the_report_is_made(monkeypatch):
     monkeypatch.setattr(patch.report, "document", recording)
     tiny_models.stock_sample(pack_nodes.patched(tiny_models.small_unet(), EVERYTHING))
     assert held and set(*held) == {0}
+
+
+@pytest.mark.parametrize(("cfg", "states"), [(5.0, ["on"] * 3 + ["off"] * 3), (1.0, ["off"] * 6)])
+def test_the_report_shows_guidance_where_it_ran(cfg, states):
+    """At cfg 1 the host evaluates no negative prompt, so that there is none to cut off."""
+    patched = pack_nodes.with_cfg_cutoff(tiny_models.small_unet(), Techniques(cutoff_start=0.5))
+    tiny_models.stock_sample(patched, steps=STEPS, scheduler="simple", cfg=cfg)
+    report = pack_nodes.report(patched)
+    assert [step["cfg"] for step in report["plan"]] == states
+    assert (report["totals"]["speedup"] is None) == (cfg == 1.0)
+    assert [note.partition(" does nothing")[0] for note in report["notes"]] == ["CFG Cut-off"] * (cfg == 1.0)
+
+
+def test_at_cfg_1_a_presets_cut_off_is_not_missed():
+    """LCM's has one, for runs with a little guidance."""
+    patched = patch.fill(tiny_models.lcm(), schedule.Settings(cfg_cutoff=schedule.CFGCutoff(0.5)))
+    tiny_models.stock_sample(patched, cfg=1.0, sampler_name="lcm")
+    assert pack_nodes.report(patched)["notes"] == []
+
+
+def test_work_that_cannot_be_counted_is_noted_without_a_warning(caplog):
+    patched = patch.add(tiny_models.auraflow(), schedule.CFGCutoff(0.5))
+    tiny_models.stock_sample(patched)
+    (note,) = pack_nodes.report(patched)["notes"]
+    assert note.startswith("Work is not counted")
+    assert not any(record.levelname == "WARNING" and note in record.message for record in caplog.records)

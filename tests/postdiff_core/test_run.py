@@ -390,15 +390,20 @@ def test_a_guidance_function_may_copy_the_options_in_depth():
     assert torch.equal(guided(copy.deepcopy), guided(create_model_options_clone))
 
 
-def test_a_model_called_without_its_options_is_computed_and_noted():
+@pytest.mark.parametrize("forgotten", ["transformer_options", "uuids"])
+def test_a_model_called_without_what_tells_rows_apart_is_computed_and_noted(forgotten):
+    """As by nodes that make their own model calls, some after a host that knew no uuids yet."""
     model = tiny_models.small_unet()
 
     def forgetful(apply_model, given):
-        conds = {name: value for name, value in given["c"].items() if name != "transformer_options"}
+        conds = dict(given["c"])
+        options = conds.pop("transformer_options")
+        if forgotten != "transformer_options":
+            conds["transformer_options"] = {name: value for name, value in options.items() if name != forgotten}
         return apply_model(given["input"], given["timestep"], **conds)
 
     model.set_model_unet_function_wrapper(forgetful)
-    patched = pack_nodes.with_deep_cache(model, Techniques(interval=2, depth=2))
+    patched = pack_nodes.with_caches(model, Techniques(interval=2, depth=2, cross_attn_start=0.5))
     assert torch.equal(tiny_models.stock_sample(patched), tiny_models.stock_sample(model))
     (note,) = pack_nodes.report(patched)["notes"]
     assert note.endswith("nothing was reused.")

@@ -26,7 +26,7 @@ from companions import Companion, Inputs
 from compare import TOLERANCE, inputs_with_prompts, largest_difference
 from computed_in_full import InFull, Work
 from postdiff.postdiff_core import patch
-from postdiff.postdiff_core.patch import KINDS
+from postdiff.postdiff_core.techniques import TECHNIQUE_INFO
 from reference import Techniques
 from sampler_nodes import Sample
 
@@ -259,9 +259,10 @@ def cell(row: Row, column: str) -> Cell:
 
 
 def _check_idle_notes(report: dict[str, Any]) -> None:
-    field_of = {kind.title: name for name, kind in KINDS.items()}
+    field_of = {info.title: name for name, info in TECHNIQUE_INFO.items()}
     said = {field_of[match[1]] for note in report["notes"] if (match := re.match(IDLE_NOTE, note))}
     idle = {name for name, (what, state) in CHANGED_STEPS.items() if all(s[what] != state for s in report["plan"])}
+    idle |= {"cfg_cutoff"} if all(step["cfg"] == "off" for step in report["plan"]) else set()
     assert said <= idle, f"said to act in no step: {said}, but only {idle} do not"
 
 

@@ -28,7 +28,7 @@ SLOW = {"TorchCompileModel, backend eager"}
 BASES = [row.name for row in ROWS.values() if row.group != SAMPLERS and row.name not in SLOW]
 SECONDS = [name for name in BASES if ROWS[name].model is UNET and ROWS[name].companion is not companions.nothing]
 # At a scale of 0.25 it is still 2 x 2 where the small U-Net is deepest: torch normalises no single value.
-SMALLEST_SIDE = 12
+MIN_SIDE = 12
 SMALLEST = {"PixArt-alpha": 66, "PixArt-sigma": 66, "tiles, a run each": 24}  # the last tiles are a quarter of that
 
 
@@ -64,7 +64,7 @@ class Graph:
     def sampled_row(self) -> Row:
         """The row with this graph's size and sampling; what the row itself is about stays."""
         row = ROWS[self.row]
-        smallest = SMALLEST.get(self.row, SMALLEST_SIDE)
+        smallest = SMALLEST.get(self.row, MIN_SIDE)
         height, width = (smallest + side for side in self.sides)
         latent = {"batch": self.batch, **row.latent, "height": height, "width": width}
         return dataclasses.replace(row, latent=latent, given={**self.sampling, **row.given})

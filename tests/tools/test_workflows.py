@@ -13,7 +13,7 @@ GRAPHS = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))
 }
 FULL_HD, LAPTOP = (1920, 940), (1366, 650)  # what a browser leaves for the canvas
-LEAST_ZOOM = 8 / 14  # below, the canvas leaves texts out: its setting MinFontSizeForLOD over the size of its texts
+MIN_ZOOM = 8 / 14  # below, the canvas leaves texts out: its setting MinFontSizeForLOD over the size of its texts
 TITLE, PADDING, SHARE = 30, 10, 0.75  # a node's title bar; around all nodes; of the window that a graph fills
 Box = tuple[float, float, float, float]
 
@@ -27,7 +27,7 @@ def test_all_of_a_graph_is_legible_when_it_opens_on_a_full_hd_screen(graph):
 
 @every_graph
 def test_all_of_a_graph_is_legible_when_it_opens_on_a_small_laptop(graph):
-    assert fitted_zoom(graph, LAPTOP) >= LEAST_ZOOM
+    assert fitted_zoom(graph, LAPTOP) >= MIN_ZOOM
 
 
 @every_graph

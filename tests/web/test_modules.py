@@ -43,7 +43,7 @@ def test_the_presets_of_the_canvas_are_those_of_python() -> None:
     on_canvas, unknown, distilled = json.loads(run.stdout)
     assert on_canvas == {**{name: shown(settings) for name, settings in presets.PRESETS.items()}, "off": {}}
     assert unknown == shown(presets.UNKNOWN)
-    assert distilled == {"mostSteps": presets.MOST_DISTILLED_STEPS, "largestCfg": presets.LARGEST_DISTILLED_CFG}
+    assert distilled == {"maxSteps": presets.MAX_DISTILLED_STEPS, "maxCfg": presets.MAX_DISTILLED_CFG}
 
 
 def shown(settings: Settings) -> dict[str, dict]:

@@ -21,7 +21,7 @@ from tables import markdown
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "transformers", "ray")
 ERRORS_SHOWN = 20
-FEWEST_FOR_FID = 10_000
+MIN_PICTURES_FOR_FID = 10_000
 LESS_IS_BETTER, MORE_IS_BETTER, YES = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}", "\N{CHECK MARK}"
 HEADER = ["Model", "Steps", "Mix", "Cache", f"FID {LESS_IS_BETTER}", f"Clip Score {MORE_IS_BETTER}"]
 HEADER += [f"{cost} {LESS_IS_BETTER}" for cost in ("FLOPs (T)", "Latency (s)", "LPIPS", "FLOPs with attention (T)")]
@@ -224,9 +224,9 @@ def _reading(models: Sequence[Model], summary: dict[str, Any]) -> list[str]:
     if real:
         network = "Inception" if summary["judges"]["inception"] else f"`{summary['judges']['features']}`"
         lines.append(f"FID: features of {network}, against {real['seen']} real pictures.")
-        if min([real["seen"], *(each["pictures"] for each in scores)]) < FEWEST_FOR_FID:
+        if min([real["seen"], *(each["pictures"] for each in scores)]) < MIN_PICTURES_FOR_FID:
             lines.append(
-                f"FID with fewer than {FEWEST_FOR_FID} pictures is biased upwards: compare equal numbers only."
+                f"FID with fewer than {MIN_PICTURES_FOR_FID} pictures is biased upwards: compare equal numbers only."
             )
     failed = sum(each["failed"] for each in scores) + (real["failed"] if real else 0)
     if failed:

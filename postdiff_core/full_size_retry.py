@@ -24,7 +24,7 @@ class SizeError(Exception):
 
 
 def may_be_of_size(error: Exception) -> bool:
-    """Whether it may come of a change of size; not what tells of something else, as running out of memory does."""
+    """Whether a changed latent size could have caused this error; running out of memory is excluded."""
     is_of_memory = any(words in str(error) for words in ("out of memory", "allocate memory", "ALLOC_FAILED"))
     return type(error).__name__ in MAY_BE_OF_SIZE and not is_of_memory
 
@@ -45,16 +45,17 @@ def size_errors(low: Size) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def remedy_named(before: str) -> Iterator[None]:
-    """Add to an error at full size what to do if it is for the attempt `before` that a node cannot run again."""
+def with_remedy(first_failure: str) -> Iterator[None]:
+    """Add a remedy to an error of the second attempt: a node may be unable to run twice."""
     try:
         yield
     except Exception as error:
         if not may_be_of_size(error):
             raise
         raise RuntimeError(
-            f"{str(error) or type(error).__name__}\nBefore that, {before}. If the graph runs without mixed resolution, "
-            "set low_res_scale to 1; under a preset, put Mixed Resolution (patch) with low_res_scale 1 on the model."
+            f"{str(error) or type(error).__name__}\nBefore that, {first_failure}. If the graph runs without mixed "
+            "resolution, set low_res_scale to 1; under a preset, put Mixed Resolution (patch) with low_res_scale 1 on "
+            "the model."
         ) from error
 
 
