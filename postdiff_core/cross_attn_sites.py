@@ -31,9 +31,11 @@ class Site(NamedTuple):
     norm: torch.nn.Module | None
 
 
-def find_sites(diffusion_model: torch.nn.Module) -> list[Site]:
+def find_sites(diffusion_model: Any) -> list[Site]:
     """The cross-attention layers of a U-Net or PixArt, in no particular order; empty for other models."""
     diffusion_model = whole_module(diffusion_model)
+    if not isinstance(diffusion_model, torch.nn.Module):
+        return []  # an engine's front, as TensorRT's
     sites = []
     for name, module in diffusion_model.named_modules():
         name = name.replace("._orig_mod", "")  # what torch.compile puts around a block that it compiles alone

@@ -39,7 +39,8 @@ def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size
         # A side that is not the stage's is that of a context window, which is evaluated alone.
         planned = [*noise_shape[:-2], *(whole if side == staged else side for side, staged, whole in sides)]
         # The host takes no bytes here, only a shape, and counts memory in proportion to it.
-        planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base) / base.memory_required(planned)))
+        if required := base.memory_required(planned):  # none is counted for an engine (TensorRT)
+            planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base) / required))
         prepared = executor(model, planned, conds, *args, **kwargs)
         loaded[:] = [prepared[2]]
         return prepared

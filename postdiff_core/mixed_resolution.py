@@ -14,9 +14,13 @@ from torch.nn.functional import interpolate
 
 from .architecture import Size, diffusion_model_of, in_words, latent_geometry, size_ratio
 from .guidance_memory import fresh_guidance_memory
+from .noise import NoiseSource, noise_source
 from .run import Run
-from .sampling_arguments import SamplingArguments, batch_index_of, copied_conds, draw_noise
+from .sampling_arguments import SamplingArguments, batch_index_of, copied_conds
 from .schedule import MixedResolution, low_size
+
+Space = Callable[[torch.Tensor], torch.Tensor]  # from the latents that nodes see to a space of the same shape
+Mixing = Callable[[torch.Tensor, Space], torch.Tensor]
 
 
 def refusal(model: Any) -> str | None:
@@ -73,14 +77,13 @@ def sample_in_two_stages(
 ) -> torch.Tensor:
     """Stage 1 at `low` latent sides, then stage 2 from its upsampled x0; returns the finished latent."""
     guider, switch = run.guider, run.plan.low_res_steps
-    batch_index = batch_index_of(guider)
-    _note_other_noise(run, sampling, batch_index)
+    draw = noise_source(sampling.noise, sampling.latent_image, sampling.seed, batch_index_of(guider))
     conds = copied_conds(guider.conds)
     _show_whole_run_to_mask_function(guider, sampling.sigmas)
 
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
-    first, last_x0 = _low_stage(sampling, low, switch, batch_index)
+    first, last_x0 = _low_stage(sampling, low, switch, draw)
     with fresh_guidance_memory(guider, low):
         x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
@@ -99,8 +102,10 @@ def sample_in_two_stages(
     x0 = x0.to(sampling.latent_image.device)  # MPS has no `area` for every size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
     start = _keep_outside_mask(guider, sampling, x0, sigmas[0])
-    samples = _full_stage(sampling, start, sigmas, switch, batch_index).run_by(executor)
-    return _mixed_once(guider, sampling, start, samples)
+    samples = _full_stage(guider, sampling, start, sigmas, switch, draw).run_by(executor)
+    if sampling.sigmas[-1] > 0:
+        return samples
+    return _mixed_once(guider, sampling, start)(samples, lambda latent: latent)
 
 
 def matched_sigmas(sigmas: torch.Tensor, ratio: float, model_sampling: Any) -> torch.Tensor:
@@ -153,7 +158,7 @@ def _scale_box(box: Any, size: Size, low: Size) -> tuple[int, ...]:
 
 
 def _low_stage(
-    sampling: SamplingArguments, low: Size, switch: int, batch_index: list[int] | None
+    sampling: SamplingArguments, low: Size, switch: int, draw: NoiseSource
 ) -> tuple[SamplingArguments, Callable[[torch.Tensor, Any], torch.Tensor]]:
     """Stage 1, and a function that gives its last predicted x0 (out of model space) from what stage 1 returned."""
     latent, mask, seen = sampling.latent_image, sampling.denoise_mask, []
@@ -176,17 +181,28 @@ def _low_stage(
         sigmas=sampling.sigmas[: switch + 1].clone(),
         callback=callback,
         # Last, so that a sampler that draws from the global generator draws what it does in a stock run.
-        noise=draw_noise(latent, sampling.seed, batch_index),
+        noise=draw(latent, sampling.seed),
     )
     return stage, last_x0
 
 
 def _full_stage(
-    sampling: SamplingArguments, start: torch.Tensor, sigmas: torch.Tensor, switch: int, batch_index: list[int] | None
+    guider: Any,
+    sampling: SamplingArguments,
+    start: torch.Tensor,
+    sigmas: torch.Tensor,
+    switch: int,
+    draw: NoiseSource,
 ) -> SamplingArguments:
+    mixed_once = _mixed_once(guider, sampling, start)
+
+    def into_model_space(latent: torch.Tensor) -> torch.Tensor:
+        return guider.model_patcher.model.process_latent_in(latent) if torch.count_nonzero(latent) else latent
+
     def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
         if sampling.callback is not None:
-            sampling.callback(switch + step, denoised, x, len(sampling.sigmas) - 1)
+            x0 = mixed_once(denoised, into_model_space)
+            sampling.callback(switch + step, x0, x, len(sampling.sigmas) - 1)
 
     assert sampling.seed is not None
     seed = (sampling.seed + 1) % 2**64
@@ -197,7 +213,7 @@ def _full_stage(
         sigmas=sigmas,
         callback=callback,
         seed=seed,
-        noise=draw_noise(start.cpu(), seed, batch_index),
+        noise=draw(start, seed),
     )
 
 
@@ -215,15 +231,20 @@ def _keep_outside_mask(guider: Any, sampling: SamplingArguments, x0: torch.Tenso
     return x0 * mask + sampling.latent_image.to(x0) * (1 - mask)
 
 
-def _mixed_once(guider: Any, sampling: SamplingArguments, start: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-    """The finished latent with as much of the given one as the mask says.
+def _mixed_once(guider: Any, sampling: SamplingArguments, start: torch.Tensor) -> Mixing:
+    """Gives a prediction of stage 2 as much of the given latent as the mask says; `space` takes latents to its own.
 
     Under a soft mask the host mixes into its result what a run began with; in stage 2 that is `start`, mixed already.
     """
     mask = sampling.denoise_mask
-    if mask is None or sampling.sigmas[-1] > 0 or "denoise_mask_function" in guider.model_options:
-        return samples
-    return samples + (1 - mask.to(samples)) * (sampling.latent_image.to(samples) - start.to(samples))
+    if mask is None or "denoise_mask_function" in guider.model_options:
+        return lambda x0, space: x0
+
+    def mixed(x0: torch.Tensor, space: Space) -> torch.Tensor:
+        given, begun = (space(latent).to(x0) for latent in (sampling.latent_image, start))
+        return x0 + (1 - mask.to(x0)) * (given - begun)
+
+    return mixed
 
 
 def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
@@ -236,9 +257,3 @@ def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
         return mask_function(sigma, denoise_mask, extra_options={**extra_options, "sigmas": sigmas.to(sigma.device)})
 
     guider.model_options["denoise_mask_function"] = shown_whole_run
-
-
-def _note_other_noise(run: Run, sampling: SamplingArguments, batch_index: list[int] | None) -> None:
-    expected = draw_noise(sampling.latent_image.cpu(), sampling.seed, batch_index)
-    if not torch.equal(sampling.noise.cpu(), expected):
-        run.note("The noise given is not the seed's own; both stages draw theirs from the seed.")

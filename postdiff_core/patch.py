@@ -116,12 +116,12 @@ class Patch(Uncopied):
         try:
             return self._run(executor, sampling)
         except full_size_retry.SizeError as error:
-            failed = str(error)
+            failed = error.attempt
         # Outside the handler, which keeps what the failed attempt held.
         full_size_retry.begin_anew(guider, conds, sampling)
         with full_size_retry.with_remedy(failed):
-            samples = self._run(executor, sampling, failed)
-        self.size_error = failed
+            samples = self._run(executor, sampling, failed.reason)
+        self.size_error = failed.reason
         return samples
 
     def _run(self, executor: Any, sampling: SamplingArguments, failed: str | None = None) -> torch.Tensor:
@@ -137,7 +137,7 @@ class Patch(Uncopied):
             if mixed is None or low is None:
                 samples = sampling.run_by(executor)
             else:
-                with full_size_retry.size_errors(low):
+                with full_size_retry.size_errors(run, low):
                     samples = mixed_resolution.sample_in_two_stages(run, mixed, low, sampling, executor)
             run.finish()
         self.last_report = report.document(run, self.settings, sampling.size, low, batch=sampling.noise.shape[0])

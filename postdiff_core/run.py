@@ -79,6 +79,7 @@ class Run(Uncopied):
         self._keeps_guidance = False  # the cut-off finds no pair of prompts
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
+        self._evaluations = 0  # begun in this stage
         self._caches: list[RowCache] = []
         self._wrappers: list[tuple[str, Callable]] = []
         self._asked_at_end: list[Callable[[], str | None]] = []
@@ -159,9 +160,15 @@ class Run(Uncopied):
             self._wrappers.clear()
             self._asked_at_end.clear()
 
+    @property
+    def is_first_of_stage(self) -> bool:
+        """Whether no evaluation of this stage has been followed by another yet."""
+        return self._evaluations <= 1
+
     def enter_stage(self, stage: range, sigmas: Sequence[float] | None = None) -> None:
         """Begin the stage made of these steps; `sigmas` from its first on, where they are not the run's own."""
         self.stage = stage
+        self._evaluations = 0
         if sigmas is not None:
             self.sigmas = (*[math.inf] * stage.start, *sigmas)
 
@@ -201,6 +208,7 @@ class Run(Uncopied):
         return executor(x, timestep, model_options, seed)
 
     def _begin_evaluation(self, timestep: torch.Tensor) -> None:
+        self._evaluations += 1
         self.branches.begin_evaluation(self.guider.conds)
         self.row_tally.begin_evaluation()
         step = self._step_of(timestep)

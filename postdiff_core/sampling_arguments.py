@@ -1,4 +1,4 @@
-"""What a sampler asks of a run, and the noise that follows from it."""
+"""What a sampler asks of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import comfy.sample
 import torch
 
 from .architecture import Size
@@ -63,10 +62,3 @@ def batch_index_of(guider: Any) -> list[int] | None:
 def copied_conds(conds: dict[str, Any]) -> dict[str, Any]:
     """A copy of the conditionings, which the host writes into in each run."""
     return {name: [dict(cond) for cond in group] for name, group in conds.items()}
-
-
-def draw_noise(latent: torch.Tensor, seed: int | None, batch_index: list[int] | None) -> torch.Tensor:
-    """The noise that a stock KSampler draws for this latent and seed."""
-    noise = comfy.sample.prepare_noise(latent, seed, batch_index)
-    assert isinstance(noise, torch.Tensor)  # nested latents run at full size
-    return noise

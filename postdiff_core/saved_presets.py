@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """The saved presets, in alphabetical order."""
-    return sorted((file.stem for file in folder().glob("*.json")), key=str.casefold)
+    files = (file for file in folder().glob("[!.]*.json") if file.is_file())
+    return sorted((file.stem for file in files), key=str.casefold)
 
 
 def file_name(name: str) -> str:
@@ -34,10 +36,18 @@ def file_name(name: str) -> str:
 
     Raises ValueError if nothing is left of it.
     """
-    cleaned = re.sub(r"[^\w \-.()]+", "_", name).strip(" ._")[:MAX_NAME_LENGTH].strip(" ._")
+    composed = unicodedata.normalize("NFC", name)
+    other = re.escape("".join({each for each in composed if not _may_be_in_a_name(each)}))
+    cleaned = (re.sub(f"[{other}]+", "_", composed) if other else composed).strip(" ._")
+    cleaned = cleaned[:MAX_NAME_LENGTH].strip(" ._")
     if not cleaned:
-        raise ValueError(f"{name!r} is no name for a preset: use letters and digits.")
+        raise ValueError(f"{name!r} is not a valid preset name: use letters and digits.")
     return f"{cleaned}_" if RESERVED_BY_WINDOWS.fullmatch(cleaned) else cleaned
+
+
+def _may_be_in_a_name(character: str) -> bool:
+    """Letters of any script, with the marks that some write vowels with."""
+    return character.isalnum() or character in " -_.()" or unicodedata.category(character) in ("Mn", "Mc")
 
 
 def save(name: str, settings: Settings, about: dict[str, Any]) -> Path:
@@ -80,7 +90,7 @@ def load(name: str) -> Settings:
 def _about(name: str, *path: str) -> Any:
     """What a preset's file says of how it was found; None if it does not."""
     try:
-        found = json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))["about"]
+        found = json.loads((folder() / f"{name}.json").read_text(encoding="utf-8-sig"))["about"]
         for key in path:
             found = found[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -90,7 +100,7 @@ def _about(name: str, *path: str) -> Any:
 
 def _settings(file: Path) -> Settings:
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']}, this version reads {FORMAT}")
         given = document["settings"]

@@ -25,7 +25,7 @@ MASK_WIDTH, MIN_WIDTH = 230, 225  # Nodes 2.0 draws no node narrower than the la
 CALIBRATE_WIDTH = 400
 HUB = "https://huggingface.co"
 
-SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
+SD15 = "DreamShaper_7_pruned.safetensors"  # the paper's
 SDXL = "sd_xl_base_1.0.safetensors"
 PIXART = "PixArt-XL-2-1024-MS.safetensors"
 T5 = "t5xxl_fp16.safetensors"
@@ -41,7 +41,7 @@ UNWANTED = "text, watermark, blurry"
 
 # Each file's folder under models/ and its address; the notes say where those without one come from.
 MODELS = {
-    SD15: ("checkpoints", f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{SD15}"),
+    SD15: ("checkpoints", f"{HUB}/Lykon/DreamShaper/resolve/main/{SD15}"),
     SDXL: ("checkpoints", f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/{SDXL}"),
     PIXART: ("diffusion_models", ""),
     T5: ("text_encoders", f"{HUB}/comfyanonymous/flux_text_encoders/resolve/main/{T5}"),
@@ -170,7 +170,7 @@ def embedded_model_sampler_custom_advanced(graph: Graph) -> None:
 model before the guider, as patches: each alone or together, in any order. Bypass one (Ctrl+B) to see what it
 contributes.
 
-- **Mixed Resolution (patch)**: early steps at low resolution
+- **Mixed Resolution (patch)**: early steps at low resolution; **switch** matched suits the embedded model
 - **Deep Cache**: every second step reuses the deep blocks
 - **Cross-Attention Cache**, **CFG Cut-off**: the last quarter
 
@@ -202,7 +202,7 @@ With a model of your own: put its loader in place of **Embedded Model**. Deep Ca
     for column in (first, second, third):
         column.y = stock.box[1] + stock.box[3] + TITLE + GAP
         column.begin_group()
-    placed = [first.add("MixedResolutionPatch", model=scene.model)]
+    placed = [first.add("MixedResolutionPatch", model=scene.model, switch="matched")]
     for column, kind in ((first, "DeepCachePatch"), (second, "CrossAttnCachePatch"), (second, "CFGCutoff")):
         placed.append(column.add(kind, model=placed[-1]["MODEL"]))
     guider, postdiff = run(third, third, placed[-1]["MODEL"])
@@ -219,7 +219,8 @@ def calibrate_embedded_model(graph: Graph) -> None:
 ## How to calibrate your model
 
 - Put your loader in place of **Embedded Model**, LoRAs behind it.
-- In **PostDiff Calibrate**, set prompts, size, sampler and steps to what you use; one prompt per line.
+- In **PostDiff Calibrate**, set prompts, size, sampler and steps to what you use; one prompt per line, twenty or
+more. The four here only show how it goes.
 - Queue. It draws the prompts with many settings, keeps the better half and goes on. Cancel when you like: queue again
 and it goes on where it was.
 - Its picture shows score against work, with the chosen settings in orange. Look at the examples below the plot.
@@ -266,7 +267,8 @@ def sd15_side_by_side(graph: Graph) -> None:
 768 x 768, 20 steps, cfg 7.5; beta 1/2, s 1/2, k 2, m 3/4. The same prompt and seed with KSampler (above) and with
 **KSampler (PostDiff)** (below).
 
-**File**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**. Any other SD1.5 checkpoint does as well.
+**File**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**, the one that the paper used. Other finetunes of SD1.5
+do as well; the original SD v1.5 draws badly at half size: there use beta 3/4, or **PostDiff Calibrate**.
 
 **What to expect**: 3.3 times less work a picture. The authors measured 2.57x on an A5000. It is another picture than
 the stock one, as with another seed, because its layout is decided at low resolution. The first run also loads the

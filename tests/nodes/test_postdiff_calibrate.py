@@ -245,7 +245,7 @@ def test_a_transformer_is_calibrated_without_a_deep_cache():
     [
         ({"prompts": " \n "}, "prompts is empty"),
         ({"preset_name": "auto"}, "'auto', which is a built-in preset"),
-        ({"preset_name": "***"}, "is no name for a preset"),
+        ({"preset_name": "***"}, "is not a valid preset name"),
         ({"steps": "many"}, "steps is 'many': give whole numbers with commas"),
         ({"steps": "0, 8"}, "steps is '0, 8': a run takes at least 1 step"),
         ({"start_percent": ""}, "start_percent is ''"),
@@ -289,7 +289,7 @@ def test_a_node_that_takes_no_low_resolution_is_named_with_the_remedy(pipeline):
     model = pipeline["model"].clone()
     model.set_model_input_block_patch(lambda h, options: h + h.new_zeros(8, 1) if options["block"][1] == 1 else h)
     calibrate(pipeline | {"model": model}, prompts="one", low_res_scale="1")
-    with pytest.raises(ValueError, match=r"began at 4x4.*Calibrate the model without the node that fails, or with low"):
+    with pytest.raises(ValueError, match=r"begins at 4x4.*Calibrate the model without the node that fails, or"):
         calibrate(pipeline | {"model": model}, prompts="one")
 
 

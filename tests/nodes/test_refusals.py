@@ -15,6 +15,8 @@ from postdiff.nodes.cross_attn_cache_patch import CrossAttnCachePatch
 from postdiff.nodes.deep_cache_patch import DeepCachePatch
 from postdiff.nodes.mixed_resolution_patch import MixedResolutionPatch
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
+from postdiff.postdiff_core import patch
+from postdiff.postdiff_core.schedule import CrossAttnCache, DeepCache, MixedResolution
 from reference import Techniques
 
 
@@ -191,3 +193,35 @@ def test_the_same_patch_twice_holds_once_and_the_later_one():
     latent = tiny_models.stock_sample(**(inputs | {"model": patched}))
     assert torch.equal(latent, pack_nodes.sample(later, inputs=inputs))
     assert "twice" in all_notes(patched)
+
+
+class Engine:
+    """A compiled network's front that is no torch module, as that of ComfyUI_TensorRT."""
+
+    dtype = torch.float32
+
+    def __call__(self, x, *_, **__):
+        return 0.1 * x
+
+
+@pytest.fixture(params=["sd15", "sdxl"])
+def engine(request):
+    model = tiny_models.MODELS[request.param]()
+    del model.model.diffusion_model
+    model.model.diffusion_model = Engine()
+    model.model.memory_required = lambda *_, **__: 0
+    return model
+
+
+@pytest.mark.parametrize("technique", [MixedResolution(), DeepCache(), CrossAttnCache()])
+def test_what_cannot_act_on_an_engine_says_so(engine, technique):
+    with pytest.raises(ValueError, match=r"cannot act on .* Use instead: CFG Cut-off\."):
+        patch.add(engine, technique)
+
+
+def test_auto_cuts_guidance_off_on_an_engine(engine):
+    inputs = tiny_models.sampler_inputs(engine)
+    _, ran = PostDiffKSampler.execute(**inputs, preset="auto").args
+    report = pack_nodes.report(ran)
+    assert {step["cfg"] for step in report["plan"]} == {"on", "off"}
+    assert {(step["stage"], step["deep"], step["xattn"]) for step in report["plan"]} == {("full", "off", "off")}

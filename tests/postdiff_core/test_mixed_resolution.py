@@ -28,6 +28,7 @@ from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 import pack_nodes
 import stock_mixed_resolution as by_hand
 import tiny_models
+from compare import largest_difference
 from postdiff.postdiff_core.architecture import LatentGeometry, latent_geometry
 from reference import Techniques
 
@@ -191,6 +192,19 @@ def test_a_soft_mask_keeps_as_much_of_the_picture_as_in_a_stock_run(mask):
         assert torch.allclose(kept, torch.full_like(kept, 1 - mask), atol=1e-5)
 
 
+@pytest.mark.parametrize("build", [tiny_models.small_unet, tiny_models.auraflow])
+def test_under_a_soft_mask_the_predictions_shown_lead_to_the_latent(build):
+    """SamplerCustomAdvanced's denoised output is the last of them; previews are the others."""
+    model = build()
+    latent = tiny_models.latent(model, seed=3) | {"noise_mask": ramp(1, 1, 16, 16)}
+    inputs = inputs_for(model, latent_image=latent)
+    patched = pack_nodes.with_mixed_resolution(model, HALF)
+    guider = by_hand.cfg_guider(patched, inputs["positive"], inputs["negative"], 5.0)
+    given = KSamplerSelect.execute("euler").args[0], by_hand.sigmas_of(inputs), latent
+    output, denoised = SamplerCustomAdvanced.execute(RandomNoise.execute(7).args[0], guider, *given).args
+    assert torch.allclose(output["samples"], denoised["samples"], atol=1e-5)
+
+
 def test_inpainting_masks_come_in_pixels():
     model = tiny_models.sd15()
     latent = tiny_models.latent(model, batch=2, seed=3) | {"noise_mask": ramp(1, 1, 128, 128).round()}
@@ -314,7 +328,35 @@ def test_where_another_node_fails_at_low_resolution_all_runs_at_full_size_and_th
         assert torch.equal(tiny_models.stock_sample(**inputs | {"model": patched}), expected)
         report = pack_nodes.report(patched)
         assert {step["stage"] for step in report["plan"]} == {"full"} and report["low_size"] is None
-        assert re.search(r"All steps run at full size: .*began at 8x8.*must match the size", " ".join(report["notes"]))
+        assert re.search(r"All steps run at full size: .*begins at 8x8.*must match the size", " ".join(report["notes"]))
+
+
+def test_an_error_that_is_no_matter_of_size_is_the_hosts_own():
+    """Such as a prompt encoded for another model."""
+    model = tiny_models.small_unet()
+    inputs = inputs_for(model, positive=[[torch.zeros(1, 7, 5), {}]])
+    said = []
+    for each in (model, pack_nodes.with_mixed_resolution(model, HALF)):
+        with pytest.raises(RuntimeError) as error:
+            tiny_models.stock_sample(**inputs | {"model": each})
+        said.append(str(error.value))
+    assert said[0] == said[1] and "low_res_scale" not in said[1]
+
+
+def test_a_node_that_fails_late_and_speaks_of_no_size_is_not_run_again():
+    steps = []
+
+    def fail_late(step, denoised, x, total):
+        steps.append(step)
+        if step == 4:
+            raise ValueError("as the test asked")
+
+    inputs = inputs_for(tiny_models.small_unet())
+    sampler = comfy.samplers.KSampler(pack_nodes.patched(inputs["model"], HALF), 6, "cpu", "euler", "simple")
+    given = {"latent_image": torch.zeros(1, 4, 16, 16), "seed": 1, "callback": fail_late}
+    with pytest.raises(ValueError, match=r"^as the test asked$"):
+        sampler.sample(torch.ones(1, 4, 16, 16), inputs["positive"], inputs["negative"], 7.0, **given)
+    assert steps == [0, 1, 2, 3, 4]
 
 
 def test_after_a_node_failed_at_low_resolution_the_global_generator_draws_what_it_does_in_a_stock_run():
@@ -344,7 +386,7 @@ def test_what_fails_at_full_size_too_says_how_to_run_without_a_change_of_size():
     sampler = comfy.samplers.KSampler(pack_nodes.patched(inputs["model"], HALF), 6, "cpu", "euler", "simple")
     latent = torch.zeros(1, 4, 16, 16)
     noise = comfy.sample.prepare_noise(latent, 1)
-    with pytest.raises(RuntimeError, match=r"must match(.|\n)*began at 8x8(.|\n)*low_res_scale 1 on the model"):
+    with pytest.raises(RuntimeError, match=r"must match(.|\n)*begins at 8x8(.|\n)*low_res_scale 1 on the model"):
         sampler.sample(noise, inputs["positive"], inputs["negative"], 7.0, latent_image=latent, seed=1, callback=gather)
 
 
@@ -515,13 +557,20 @@ class TestPatch:
         patched = inputs | {"model": pack_nodes.with_mixed_resolution(inputs["model"], HALF)}
         assert torch.equal(tiny_models.stock_sample(**patched), pack_nodes.sample(HALF, inputs=inputs))
 
-    def test_noise_of_other_batch_places_is_drawn_anew_and_noted(self):
-        model = tiny_models.sd15()
-        inputs = inputs_for(model, latent_image=tiny_models.latent(model) | {"batch_index": [4]})
+    def test_noise_that_is_not_the_seeds_own_is_that_of_both_stages(self):
+        """A batch with one noise throughout draws one picture, a chosen place of a batch the picture of that place."""
+        model = tiny_models.small_unet()
         patched = pack_nodes.with_mixed_resolution(model, HALF)
-        latent = tiny_models.stock_sample(**(inputs | {"model": patched}))
-        assert torch.equal(latent, by_hand.sample(inputs, low=(8, 8), switch=3))
-        assert any("noise" in note for note in pack_nodes.report(patched)["notes"])
+
+        def sample(*batch_index):
+            latent = tiny_models.latent(model, batch=len(batch_index)) | {"batch_index": list(batch_index)}
+            return tiny_models.stock_sample(patched, latent_image=latent)
+
+        same, places = sample(4, 4), sample(4, 6, 4)
+        assert torch.equal(same[0], same[1]) and torch.equal(places[0], places[2])
+        assert not torch.equal(places[0], places[1])
+        assert largest_difference(sample(6), places[1:2]) < 1e-5
+        assert pack_nodes.report(patched)["notes"] == []
 
     def test_the_last_of_two_holds_and_the_scale_never_multiplies(self):
         inputs = inputs_for(tiny_models.sd15())

@@ -48,6 +48,8 @@ def test_saving_again_replaces():
         ("LPT1.json", "LPT1.json_"),
         ("x" * 300, "x" * 60),
         ("line\nbreak", "line_break"),
+        ("caf\u0065\u0301", "caf\u00e9"),  # composed, as it is typed elsewhere
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0928\u094d\u0926\u0940"),  # marks are vowels
     ],
 )
 def test_a_name_becomes_one_that_every_system_accepts_for_a_file(name, file_name):
@@ -58,7 +60,7 @@ def test_a_name_becomes_one_that_every_system_accepts_for_a_file(name, file_name
 
 @pytest.mark.parametrize("name", ["", "  ", "...", "/", "?*"])
 def test_a_name_of_which_nothing_is_left_is_refused(name):
-    with pytest.raises(ValueError, match="is no name for a preset"):
+    with pytest.raises(ValueError, match="is not a valid preset name"):
         saved_presets.file_name(name)
 
 
@@ -99,3 +101,16 @@ def test_a_damaged_preset_is_refused_and_the_others_still_work(content):
     with pytest.raises(ValueError, match=r"bad\.json cannot be read"):
         saved_presets.load("bad")
     assert saved_presets.load("good") == EVERYTHING
+
+
+def test_only_files_that_are_presets_are_offered():
+    file = saved_presets.save("mine", EVERYTHING, {})
+    (file.parent / "a folder.json").mkdir()
+    (file.parent / "._mine.json").write_bytes(b"what macOS leaves on other disks")
+    assert saved_presets.names() == ["mine"]
+
+
+def test_a_file_with_a_byte_order_mark_is_read():
+    file = saved_presets.save("mine", EVERYTHING, {})
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert saved_presets.load("mine") == EVERYTHING

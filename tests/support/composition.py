@@ -55,7 +55,7 @@ TECHNIQUES = {
     MIXED: pack_nodes.with_mixed_resolution,
 }
 REFUSALS = {
-    DEEP: r"Deep cache cannot act on .* is no image U-Net with skip connections",
+    DEEP: r"Deep cache cannot act on .* is not an image U-Net with skip connections",
     CROSS: r"The cross-attention cache cannot act on .* has no cross-attention layers",
     CUT: r"Guidance was not dropped: \w+ evaluates 3 conditionings",
     MIXED: r"All steps run at full size: (no noise is added|the latent is nested|the latent has 5 dimensions)"

@@ -27,8 +27,10 @@ the networks small and of random weights.
   to leave out), the multiply-accumulates executed are those planned (not counted where the network is compiled), and
   taking either partner away changes the latent.
 - **runs**: the same without that reference; the note says why there is none.
-- **refused**: the technique says that it cannot act there, and why; the latent is the stock one. Where all techniques
-  are together, the others act all the same.
+- **refused**: the technique cannot act there, and says why. A node that cannot act on the *model* stops the run with an
+  error that names what to use instead: bypass it. What only the *run* does not allow (a latent that is already noisy, a
+  video's, a guider of three prompts) is computed in full, with a note. Where all techniques are together, the node that
+  refuses is left out.
 
 All together they have the switch `matched`, mixed resolution alone has `paper`.
 """

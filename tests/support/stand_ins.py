@@ -158,7 +158,7 @@ def controlnet() -> Weights:
 
 # Where each file that a workflow names goes under models/, and what makes it.
 FILES: dict[str, Callable[[], Weights]] = {
-    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": sd15_checkpoint,
+    "checkpoints/DreamShaper_7_pruned.safetensors": sd15_checkpoint,
     "checkpoints/sd_xl_base_1.0.safetensors": sdxl_checkpoint,
     "diffusion_models/PixArt-XL-2-1024-MS.safetensors": pixart_alpha,
     "text_encoders/t5xxl_fp16.safetensors": t5,

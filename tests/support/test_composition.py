@@ -4,11 +4,11 @@ import pytest
 
 import composition
 from composition import CROSS, CUT, DEEP, MIXED, ROWS
-from postdiff.postdiff_core import cfg_cutoff, cross_attn_cache, deep_cache, mixed_resolution
+from postdiff.postdiff_core import cfg_cutoff, cross_attn_cache, deep_cache, noise
 
 
 def without_cut_off(monkeypatch):
-    monkeypatch.setattr(cfg_cutoff, "install", lambda run: None)
+    monkeypatch.setattr(cfg_cutoff, "install", lambda run, *, by_name: None)
 
 
 def with_a_feature_too_strong(monkeypatch):
@@ -33,8 +33,8 @@ def with_the_rows_exchanged(monkeypatch):
 
 
 def with_the_noise_of_another_seed(monkeypatch):
-    noise = mixed_resolution.draw_noise
-    monkeypatch.setattr(mixed_resolution, "draw_noise", lambda latent, seed, index: noise(latent, seed + 1, index))
+    drawn = noise.draw_noise
+    monkeypatch.setattr(noise, "draw_noise", lambda latent, seed, index: drawn(latent, seed + 1, index))
 
 
 MISTAKES = [
