@@ -13,7 +13,7 @@
 Options, anywhere on the line:
     --comfyui PATH    use this ComfyUI, with the Python that runs dev.py, and set up nothing (also: COMFYUI_PATH)
     --host VERSION    another release of ComfyUI (tests/host-lock.json has them); `test` then runs the core suite.
-                      `test --host all` goes through all releases and writes the table in docs/development.md.
+                      `test --host all` goes through all releases and writes the table in README.md.
 
 ComfyUI and its Python environment lie in the user's cache folder (POSTDIFF_CACHE moves it). Standard library only.
 """
@@ -41,7 +41,12 @@ from environment import (  # noqa: E402
 COMMANDS = ("demo", "serve", "test", "check", "package", "bench", "evaluate", "screenshots", "env")
 WITHOUT_ARGUMENTS = ("check", "package", "env")
 OF_COMFYUI = ("torch", "aiohttp", "psutil")  # some of what every ComfyUI has
-WITHOUT_TOOLS = ("demo", "serve")
+FEW_TOOLS = {  # what commands need that run on machines of other people's; the others need every developer tool
+    "demo": (),
+    "serve": (),
+    "bench": ("matplotlib", "torchmetrics"),
+    "evaluate": ("matplotlib", "pyarrow", "ray", "torchmetrics"),
+}
 
 
 def choose_host(comfyui, version):
@@ -68,9 +73,9 @@ def require_packages(command):
             f"{sys.executable} lacks {', '.join(missing)}, so it is not the Python that runs ComfyUI.",
             "Run dev.py with that ComfyUI's Python, or without COMFYUI_PATH and --comfyui: it then sets up its own.",
         )
-    if command not in WITHOUT_TOOLS and (missing := missing_packages(developer_tools())):
+    if missing := missing_packages(FEW_TOOLS[command] if command in FEW_TOOLS else developer_tools()):
         install = f"{sys.executable} -m pip install {' '.join(missing)}"
-        raise SetupError(f"{sys.executable} lacks {', '.join(missing)}, which `{command}` may need.", install)
+        raise SetupError(f"{sys.executable} lacks {', '.join(missing)}, which `{command}` needs.", install)
 
 
 def choose_tool(command, version, arguments):

@@ -68,8 +68,10 @@ def build(family: Family, dtype: torch.dtype, *, seed: int = 0) -> Any:
     return ModelSamplingDiscrete().patch(patcher, "lcm", zsnr=False)[0] if family.sampler == "lcm" else patcher
 
 
-def sampler_inputs(family: Family, model: Any, *, pixels: int, steps: int, seed: int = 0) -> dict[str, Any]:
-    """The stock KSampler's inputs for one square picture from a random prompt."""
+def sampler_inputs(
+    family: Family, model: Any, *, pixels: int, steps: int, batch: int = 1, seed: int = 0
+) -> dict[str, Any]:
+    """The stock KSampler's inputs for square pictures from a random prompt."""
     sides = pixels // PIXELS_PER_LATENT
     return {
         "model": model,
@@ -80,7 +82,7 @@ def sampler_inputs(family: Family, model: Any, *, pixels: int, steps: int, seed:
         "scheduler": family.scheduler,
         "positive": _prompt(family, seed=1),
         "negative": _prompt(family, seed=2),
-        "latent_image": {"samples": torch.zeros(1, model.model.latent_format.latent_channels, sides, sides)},
+        "latent_image": {"samples": torch.zeros(batch, model.model.latent_format.latent_channels, sides, sides)},
     }
 
 

@@ -45,7 +45,7 @@ def speed_table(result: dict[str, Any]) -> str:
     kinds = [[kind["name"], f"{kind['seconds']:.3f}"] for kind in result["step_kinds"]]
     return "\n".join(
         [
-            f"# {result['model']}, {result['pixels']} px, {result['steps']} steps, {result['dtype']}",
+            f"# {result['model']}, {result['pixels']} px, {result['steps']} steps{_batch(result)}, {result['dtype']}",
             "",
             conditions(result),
             "",
@@ -56,6 +56,11 @@ def speed_table(result: dict[str, Any]) -> str:
             *markdown(["step of the attainable limit", "seconds"], kinds),
         ]
     )
+
+
+def _batch(result: dict[str, Any]) -> str:
+    batch = result.get("batch", 1)
+    return f", {batch} pictures at once" if batch > 1 else ""
 
 
 def place(machine: dict[str, Any]) -> str:

@@ -40,9 +40,11 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> None:
     """Make one of the tables, save and print it."""
-    result = {"speed": measure_speed, "error": measure_error, "reuse": measure_reuse}[options.what](options)
-
     import _results
+    import torch
+
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        result = {"speed": measure_speed, "error": measure_error, "reuse": measure_reuse}[options.what](options)
 
     tables = {
         "speed": _results.peers_speed_table,

@@ -20,6 +20,8 @@ from typing import Any
 
 import _host
 
+from arguments import positive
+
 Seconds = dict[str, list[float]]  # by row
 Peaks = dict[str, list[int | None]]  # bytes, by row
 
@@ -29,12 +31,16 @@ ROWS = ("mixed_resolution", "deep_cache", "cross_attn_cache", "cfg_cutoff", "all
 def main() -> None:
     options = _parse()
     _host.start(options)
-    result = measure(options)
+    import torch
+
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        result = measure(options)
 
     from _results import save, speed_table
 
     table = speed_table(result)
-    save(f"speed-{options.model}-{result['pixels']}px-{options.device}", result, table)
+    batch = f"-batch-{options.batch}" if options.batch > 1 else ""
+    save(f"speed-{options.model}-{result['pixels']}px{batch}-{options.device}", result, table)
     print(json.dumps(result, indent=1) if options.json else table)
 
 
@@ -52,7 +58,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     pixels, steps = options.size or family.size, options.steps or family.steps
     clock = Clock(options.clock, options.device)
     model = _models.build(family, _host.dtype_of(options))
-    inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps)
+    inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps, batch=options.batch)
     chosen = settings_of_rows(family)
     rows = {name: Row(chosen[name], inputs) for name in chosen if name in ("stock", *(options.rows or chosen))}
     deep_cache = PRESETS[family.preset].deep_cache
@@ -67,6 +73,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "model": family.title,
         "pixels": pixels,
         "steps": steps,
+        "batch": options.batch,
         "dtype": options.dtype,
         "clock": options.clock,
         "repeats": options.repeats,
@@ -169,6 +176,9 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=("sd15", "lcm", "sdxl", "pixart_alpha"), default="sd15")
     parser.add_argument("--size", type=int, help="pixels a side; default: the paper's")
     parser.add_argument("--steps", type=int, help="default: the paper's")
+    parser.add_argument(
+        "--batch", type=positive, default=1, help="pictures at once; where one waits for launches, more"
+    )
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="which rows to run besides stock; default: every one")
     _host.add_options(parser)
     _host.add_timing_options(parser)

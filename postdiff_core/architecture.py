@@ -78,7 +78,7 @@ def size_ratio(size: Size, low: Size) -> float:
     return math.sqrt(math.prod(size) / math.prod(low))
 
 
-def in_words(size: Size) -> str:
+def format_size(size: Size) -> str:
     """Width x height, as pictures are named."""
     return f"{size[1]}x{size[0]}"
 

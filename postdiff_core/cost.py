@@ -157,9 +157,9 @@ def plan_work(
     return PlanWork(steps, add(step_work(model, *size, batch * each.stock, tokens) for each in rows))
 
 
-def planned_rows(plan: Plan, guided: int = 2) -> list[RowCount]:
-    """The rows of each step with one positive and one negative prompt, or `guided` 1: without the negative one."""
-    return [RowCount(guided if step.guided else 1, guided) for step in plan.steps]
+def planned_rows(plan: Plan, rows_when_guided: int = 2) -> list[RowCount]:
+    """The rows of each step: two with a positive and a negative prompt, one where there is no negative one (cfg 1)."""
+    return [RowCount(rows_when_guided if step.guided else 1, rows_when_guided) for step in plan.steps]
 
 
 class _Place(NamedTuple):

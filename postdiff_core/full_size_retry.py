@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .architecture import Size, in_words
+from .architecture import Size, format_size
 from .noise import draw_noise
 from .run import Run
 from .sampling_arguments import SamplingArguments, batch_index_of
@@ -58,7 +58,7 @@ def size_errors(run: Run, low: Size) -> Iterator[None]:
             raise
         log.info("PostDiff: what failed with a low-resolution stage:", exc_info=error)
         reason = (
-            f"something on the model failed in a run that begins at {in_words(low)} latents "
+            f"something on the model failed in a run that begins at {format_size(low)} latents "
             f"({type(error).__name__}: {_first_line(error)})"
         )
         raise SizeError(FailedAttempt(reason, run.is_first_of_stage and run.stage.start == 0)) from error

@@ -12,7 +12,7 @@ import torch
 from comfy.model_sampling import CONST
 from torch.nn.functional import interpolate
 
-from .architecture import Size, diffusion_model_of, in_words, latent_geometry, size_ratio
+from .architecture import Size, diffusion_model_of, format_size, latent_geometry, size_ratio
 from .guidance_memory import fresh_guidance_memory
 from .noise import NoiseSource, noise_source
 from .run import Run
@@ -63,7 +63,7 @@ def low_resolution(settings: MixedResolution, size: Size, diffusion_model: Any) 
         return asked, None
     name = type(diffusion_model).__name__
     return fitting, (
-        f"The low-resolution stage runs at {in_words(fitting)} latents instead of {in_words(asked)}: "
+        f"The low-resolution stage runs at {format_size(fitting)} latents instead of {format_size(asked)}: "
         f"{name} needs a mean side of at least {geometry.smallest_mean}."
     )
 

@@ -1,4 +1,4 @@
-"""Run the core suite on every release of ComfyUI in tests/host-lock.json; write their table in docs/development.md.
+"""Run the core suite on every release of ComfyUI in tests/host-lock.json; write their table in README.md.
 
 A release that has passed is not run again until the pack, its tests or the tools change; so an interrupted round goes
 on where it was.
@@ -22,7 +22,7 @@ from pathlib import Path
 from environment import LOCK_FILE, cache_folder
 from pack import ROOT
 
-DOCUMENT = ROOT / "docs" / "development.md"
+DOCUMENT = ROOT / "README.md"
 BEGIN = "<!-- releases: written by `python dev.py test --host all` -->"
 END = "<!-- /releases -->"
 DECIDING = ("*.py", "*.mjs", "*.js", "*.css", "*.json", "*.toml", "embedded_model")  # what can change a result

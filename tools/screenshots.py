@@ -1,7 +1,7 @@
-"""Pictures of the real canvas: the timelines for the help pages, and the shipped graph after a run for the README.
+"""Pictures of the real canvas: nodes for the help pages, and the shipped graph after a run for the README.
 
 python dev.py screenshots          everything
-python dev.py screenshots help     only the timelines, into web/docs/images
+python dev.py screenshots help     only those of the help pages, into web/docs/images
 python dev.py screenshots graph    only the graph, into screenshots/, in both render modes and themes
 """
 
@@ -17,6 +17,8 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, FloatRect, sync_playwright
 from tqdm import tqdm
 
+import api_form
+import demo
 from host import Server
 from pack import ROOT
 
@@ -31,10 +33,12 @@ HELP = ROOT / "web" / "docs" / "images"
 GRAPHS = ROOT / "screenshots"
 SEEDS = {"KSampler": "seed", "PostDiffKSampler": "seed", "RandomNoise": "noise_seed"}
 WORKFLOW = ROOT / "workflows" / "embedded_model_side_by_side.json"
+RESULTS = {"PostDiffReport": "embedded_model_sampler_custom_advanced", "PostDiffCalibrate": "calibrate_embedded_model"}
+RESULT_WIDTH, EMOJI_SIDE = 900, 128  # pixels
 
 
 def main(arguments: list[str]) -> None:
-    kinds = {"help": picture_timelines, "graph": picture_graph, "thumbnails": picture_thumbnails}
+    kinds = {"help": picture_help, "graph": picture_graph, "thumbnails": picture_thumbnails}
     wished = arguments or list(kinds)
     unknown = set(wished) - set(kinds)
     if unknown:
@@ -48,9 +52,16 @@ def main(arguments: list[str]) -> None:
             context.close()
 
 
+def picture_help(context: BrowserContext, server: Server) -> None:
+    """Every page's picture."""
+    HELP.mkdir(parents=True, exist_ok=True)
+    picture_timelines(context, server)
+    picture_results(server)
+    picture_emoji(server)
+
+
 def picture_timelines(context: BrowserContext, server: Server) -> None:
     """One picture per node with a timeline: what the paper's settings for SD1.5 look like in 20 steps."""
-    HELP.mkdir(parents=True, exist_ok=True)
     canvas = Canvas.open(context, server, nodes_2=True)
     canvas.load(paper_settings())
     for node, described in tqdm(paper_settings().items(), desc="Timelines"):
@@ -63,6 +74,28 @@ def picture_timelines(context: BrowserContext, server: Server) -> None:
         clip: FloatRect = {"x": box["left"], "y": box["top"], "width": width, "height": height}
         canvas.page.screenshot(path=HELP / f"{kind}.png", clip=clip)
     canvas.page.close()
+
+
+def picture_results(server: Server) -> None:
+    """What the nodes that draw a picture show in a run of a shipped graph; the calibration takes a minute or two."""
+    for kind, graph in tqdm(RESULTS.items(), desc="Results"):
+        prompt = api_form.load(WORKFLOW.with_stem(graph), server.get("/object_info"))
+        (node,) = (name for name, each in prompt.items() if each["class_type"] == kind)
+        (shown,) = server.run(prompt).images()[node]
+        picture = server.fetch(shown)
+        picture.thumbnail((RESULT_WIDTH, picture.height), Image.Resampling.LANCZOS)
+        picture.save(HELP / f"{kind}.png")
+
+
+def picture_emoji(server: Server) -> None:
+    """What the embedded model draws in a stock run, in a row."""
+    graph = demo.SideBySide(api_form.load(WORKFLOW, server.get("/object_info")))
+    strip = Image.new("RGB", (len(demo.PROMPTS) * EMOJI_SIDE, EMOJI_SIDE), "white")
+    for number, prompt in enumerate(tqdm(demo.PROMPTS, desc="Emoji")):
+        (saved,) = server.run(graph.with_settings(prompt, seed=1)).images()[graph.saves["stock"]]
+        picture = server.fetch(saved).resize((EMOJI_SIDE, EMOJI_SIDE), Image.Resampling.LANCZOS)
+        strip.paste(picture, (number * EMOJI_SIDE, 0))
+    strip.save(HELP / "PostDiffEmbeddedModel.png")
 
 
 def paper_settings() -> Prompt:

@@ -56,14 +56,14 @@ def summary(calibration: Calibration) -> str:
     done, planned = calibration.measurements
     parts = [f"{done} of {planned} pictures"]
     if calibration.seconds_left is not None and done < planned:
-        parts.append(f"about {in_words(calibration.seconds_left)} left")
+        parts.append(f"about {format_duration(calibration.seconds_left)} left")
     best = calibration.search.choice()
     if best is not None:
         parts.append(f"best so far: {best} ({1 / calibration.pricing.share(best):.1f}x less work)")
     return ", ".join(parts)
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as people say it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -273,7 +273,7 @@ def sampled_from_the_third_step_on(executor, model, sigmas, *others):
         (sampled_from_the_third_step_on, range(2, STEPS)),
     ],
 )
-def test_so_it_is_where_another_node_samples_in_its_own_way(evaluations, other, steps):
+def test_steps_are_told_by_their_noise_level_where_another_node_samples_in_its_own_way(evaluations, other, steps):
     patched = pack_nodes.with_deep_cache(tiny_models.small_unet(), EVERYTHING)
     patched.add_wrapper(WrappersMP.SAMPLER_SAMPLE, other)
     sample(patched)

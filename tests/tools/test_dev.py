@@ -77,7 +77,7 @@ def test_a_python_that_does_not_run_comfyui_is_refused(tmp_path):
 
 def test_a_python_that_runs_comfyui_is_told_which_developer_tools_it_lacks(monkeypatch):
     monkeypatch.setattr(dev, "developer_tools", lambda: ["pytest", "a-tool-of-ours"])
-    for command in ("demo", "serve", "env"):
+    for command in ("demo", "serve", "env", "bench", "evaluate"):
         dev.require_packages(command)
     with pytest.raises(dev.SetupError, match="lacks a-tool-of-ours, which `test`") as refused:
         dev.require_packages("test")

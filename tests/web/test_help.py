@@ -27,6 +27,7 @@ def test_every_node_has_a_help_page_that_names_its_settings_and_its_limits(node:
     ]
     assert missing == []
     assert "## When not to" in text
+    assert re.search(r"^!\[[^\]]+\]\(images/", text, re.MULTILINE), "no picture"
 
 
 @pytest.mark.parametrize("page", sorted(path.stem for path in DOCS.glob("*.md")))
