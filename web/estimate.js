@@ -90,8 +90,13 @@ function planOfRun(graph, sampler, path, chosen) {
   const run = { ...runOf(graph, sampler), root: path.at(-1), chosen };
   let settings = {};
   for (const each of [...path].reverse()) settings = techniques(graph, each, settings, run);
-  return lay(techniques(graph, sampler, settings, run), run);
+  const laid = lay(techniques(graph, sampler, settings, run), run);
+  return hasNoGuidance(sampler) ? { ...laid, steps: laid.steps.map((step) => ({ ...step, cfg: "off" })) } : laid;
 }
+
+/** Whether no negative prompt runs: at cfg 1, but for the samplers that read its prediction. */
+const hasNoGuidance = ({ values, links }) =>
+  values.cfg === 1 && !links.cfg && !String(values.sampler_name).endsWith("_cfg_pp");
 
 function lay({ assumption, recognised, model, ...settings }, { total, reached }) {
   const { steps, notes } = plan(settings, total, reached);

@@ -97,6 +97,13 @@ test("a preset gives way to a patch before it and keeps its other techniques", (
   assert.deepEqual([low(estimate), reused(estimate), firstOff(estimate)], [10, 10, 10]);
 });
 
+test("at cfg 1 no step is guided, unless the sampler reads the negative prompt", () => {
+  const at = (inputs) => estimateOf({ 1: model, 2: cutoff("1"), 3: sampler("KSampler", { model: ["2", 0], ...inputs }) }, "2");
+  assert.equal(firstOff(at({ cfg: 1 })), 0);
+  assert.equal(firstOff(at({ cfg: 1, sampler_name: "euler_cfg_pp" })), 15);
+  assert.equal(firstOff(at({ cfg: 1.5 })), 15);
+});
+
 test("the preset off leaves the patches before it alone", () => {
   const prompt = { 1: model, 2: cutoff("1"), 3: sampler("PostDiffKSampler", { model: ["2", 0], preset: "off" }) };
   const estimate = estimateOf(prompt, "3");
@@ -148,7 +155,7 @@ test("a preset that this machine does not have is named before the run", () => {
 test("auto takes a model for distilled that runs few steps almost without guidance, or with the sampler lcm", () => {
   const auto = (inputs) =>
     estimateOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto", ...inputs }) }, "2");
-  const distilled = auto({ steps: 8, cfg: 1 });
+  const distilled = auto({ steps: 8, cfg: 1.2 });
   assert.deepEqual([low(distilled), reused(distilled), firstOff(distilled)], [4, 0, 4]);
   assert.match(distilled.notes[0], /unknown model/);
   assert.equal(low(auto({ steps: 10, cfg: 1.5 })), 5);
