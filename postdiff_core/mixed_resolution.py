@@ -171,6 +171,7 @@ def _low_stage(
     def last_x0(samples: torch.Tensor, model: Any) -> torch.Tensor:
         return model.process_latent_out(seen[0].to(torch.float32)) if seen else samples
 
+    assert sampling.seed is not None
     if torch.count_nonzero(latent):
         latent = interpolate(latent.float(), size=low, mode="bilinear", antialias=True).to(latent.dtype)
     else:

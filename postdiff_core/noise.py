@@ -10,7 +10,7 @@ import torch
 
 from .architecture import Size
 
-NoiseSource = Callable[[torch.Tensor, int | None], torch.Tensor]  # from a stage's latent and seed
+NoiseSource = Callable[[torch.Tensor, int], torch.Tensor]  # from a stage's latent and seed
 
 
 def draw_noise(latent: torch.Tensor, seed: int | None, batch_index: list[int] | None) -> torch.Tensor:
@@ -31,7 +31,7 @@ def noise_source(
     if torch.equal(noise.cpu(), draw_noise(latent, seed, batch_index)):
         return lambda stage_latent, stage_seed: draw_noise(stage_latent, stage_seed, batch_index)
 
-    def derived(stage_latent: torch.Tensor, stage_seed: int | None) -> torch.Tensor:
+    def derived(stage_latent: torch.Tensor, stage_seed: int) -> torch.Tensor:
         size = stage_latent.shape[-2], stage_latent.shape[-1]
         return rearranged(noise, stage_seed) if size == noise.shape[-2:] else lower_resolution(noise, size)
 
@@ -44,13 +44,13 @@ def lower_resolution(noise: torch.Tensor, low: Size) -> torch.Tensor:
     The cosine transform is orthonormal, so that they are white noise of the same variance again.
     """
     down, across = (_lowest_frequencies(side, kept) for side, kept in zip(noise.shape[-2:], low, strict=True))
-    return (down @ noise.double() @ across.T).to(noise.dtype)
+    return (down @ noise.cpu().double() @ across.T).to(noise.dtype)
 
 
-def rearranged(noise: torch.Tensor, seed: int | None) -> torch.Tensor:
+def rearranged(noise: torch.Tensor, seed: int) -> torch.Tensor:
     """The same numbers of each picture (B, ...) in another order: as good as new noise, and as alike as they were."""
     picture = noise[0].numel()
-    order = torch.randperm(picture, generator=torch.Generator().manual_seed(seed or 0)).to(noise.device)
+    order = torch.randperm(picture, generator=torch.Generator().manual_seed(seed)).to(noise.device)
     return noise.flatten(1)[:, order].view_as(noise)
 
 
