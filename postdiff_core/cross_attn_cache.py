@@ -97,7 +97,8 @@ class _Outputs:
             return None
         return (
             f"Cross-Attention Cache's mode {self._mode} had no effect: it mixes in what the negative prompt gave, once "
-            "guidance is cut off. Let CFG Cut-off start at the cache's start_percent or later, and before 1."
+            "guidance is cut off. That takes one positive and one negative prompt, evaluated together, and a CFG "
+            "Cut-off that starts at the cache's start_percent or later, and before 1."
         )
 
     def chunks_that_are_reused(self, chunks: Sequence[Chunk]) -> list[Chunk]:

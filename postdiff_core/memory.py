@@ -28,12 +28,14 @@ def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size
         values = cached_values(diffusion_model, run.plan, settings, (height, width), low) * pictures
         return values * comfy.model_management.dtype_size(base.get_dtype_inference())
 
-    loaded: list[list[Any]] = []  # beside the model, by stage 1
+    loaded: list[tuple[list[Any], list[int]]] = []  # models beside the main one, and bytes of all, after stage 1
 
     def wrapper(executor: Callable, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
         base = model.model
-        if loaded and _is_still_loaded(model, loaded[0]) and _needs_nothing_else(model, kwargs.get("model_options")):
-            return base, conds, loaded[0]
+        if loaded and _needs_nothing_else(model, kwargs.get("model_options")):
+            others, sizes = loaded[0]
+            if _are_still_loaded([model, *others], sizes):
+                return base, conds, others
         full = (height, width)
         sides = zip(noise_shape[-2:], low if run.step.low_res and low else full, full, strict=True)
         # A side that is not the stage's is that of a context window, which is evaluated alone.
@@ -42,16 +44,20 @@ def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size
         if required := base.memory_required(planned):  # none is counted for an engine (TensorRT)
             planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base) / required))
         prepared = executor(model, planned, conds, *args, **kwargs)
-        loaded[:] = [prepared[2]]
+        others = prepared[2]
+        loaded[:] = [(others, [each.loaded_size() for each in (model, *others)])]
         return prepared
 
     run.add_wrapper(WrappersMP.PREPARE_SAMPLING, wrapper)
 
 
-def _is_still_loaded(model: Any, others: list[Any]) -> bool:
-    """Whether stage 2 finds what stage 1 loaded. To load it again takes long where weights are streamed."""
+def _are_still_loaded(models: list[Any], sizes: list[int]) -> bool:
+    """Whether stage 2 finds as much as stage 1 loaded. To load it again takes long where weights are streamed."""
     there = comfy.model_management.loaded_models()
-    return all(any(each is other for other in there) for each in (model, *others))
+    return all(
+        any(model is other for other in there) and (model.is_dynamic() or model.loaded_size() >= size)
+        for model, size in zip(models, sizes, strict=True)
+    )
 
 
 def _needs_nothing_else(model: Any, model_options: dict[str, Any] | None) -> bool:

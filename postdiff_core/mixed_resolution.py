@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from .architecture import Size, diffusion_model_of, format_size, latent_geometry, size_ratio
 from .guidance_memory import fresh_guidance_memory
-from .noise import NoiseSource, noise_source
+from .noise import NoiseSource, from_given, from_seed, is_of_seed
 from .run import Run
 from .sampling_arguments import SamplingArguments, batch_index_of, copied_conds
 from .schedule import MixedResolution, low_size
@@ -77,7 +79,7 @@ def sample_in_two_stages(
 ) -> torch.Tensor:
     """Stage 1 at `low` latent sides, then stage 2 from its upsampled x0; returns the finished latent."""
     guider, switch = run.guider, run.plan.low_res_steps
-    draw = noise_source(sampling.noise, sampling.latent_image, sampling.seed, batch_index_of(guider))
+    draw = _noise_source(run, sampling)
     conds = copied_conds(guider.conds)
     _show_whole_run_to_mask_function(guider, sampling.sigmas)
 
@@ -106,6 +108,18 @@ def sample_in_two_stages(
     if sampling.sigmas[-1] > 0:
         return samples
     return _mixed_once(guider, sampling, start)(samples, lambda latent: latent)
+
+
+def _noise_source(run: Run, sampling: SamplingArguments) -> NoiseSource:
+    batch_index = batch_index_of(run.guider)
+    assert sampling.seed is not None
+    if is_of_seed(sampling.noise, sampling.latent_image, sampling.seed, batch_index):
+        return from_seed(batch_index)
+    run.note(
+        "The noise given is not the seed's own: stage 1 has its low frequencies, stage 2 its numbers in another order.",
+        logging.INFO,
+    )
+    return from_given(sampling.noise)
 
 
 def matched_sigmas(sigmas: torch.Tensor, ratio: float, model_sampling: Any) -> torch.Tensor:
@@ -241,11 +255,12 @@ def _mixed_once(guider: Any, sampling: SamplingArguments, start: torch.Tensor) -
     if mask is None or "denoise_mask_function" in guider.model_options:
         return lambda x0, space: x0
 
-    def mixed(x0: torch.Tensor, space: Space) -> torch.Tensor:
-        given, begun = (space(latent).to(x0) for latent in (sampling.latent_image, start))
-        return x0 + (1 - mask.to(x0)) * (given - begun)
+    @cache
+    def missing(space: Space, device: torch.device) -> torch.Tensor:
+        given, begun = (space(latent).to(device) for latent in (sampling.latent_image, start))
+        return (1 - mask.to(device)) * (given - begun)
 
-    return mixed
+    return lambda x0, space: x0 + missing(space, x0.device).to(x0.dtype)
 
 
 def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:

@@ -20,20 +20,22 @@ def draw_noise(latent: torch.Tensor, seed: int | None, batch_index: list[int] | 
     return noise
 
 
-def noise_source(
-    noise: torch.Tensor, latent: torch.Tensor, seed: int | None, batch_index: list[int] | None
-) -> NoiseSource:
-    """What gives each stage of a run with this `noise` its own, from the stage's latent and seed.
+def is_of_seed(noise: torch.Tensor, latent: torch.Tensor, seed: int, batch_index: list[int] | None) -> bool:
+    """Whether a stock KSampler draws this noise; not that of two seeds mixed, or of pictures chosen out of a batch."""
+    return torch.equal(noise.cpu(), draw_noise(latent, seed, batch_index))
 
-    A stock KSampler's noise is drawn anew, as one draws it. Where the noise is another (two seeds mixed, pictures
-    chosen out of a batch), stage 1 gets its low frequencies and stage 2 the same numbers in another order.
-    """
-    if torch.equal(noise.cpu(), draw_noise(latent, seed, batch_index)):
-        return lambda stage_latent, stage_seed: draw_noise(stage_latent, stage_seed, batch_index)
 
-    def derived(stage_latent: torch.Tensor, stage_seed: int) -> torch.Tensor:
-        size = stage_latent.shape[-2], stage_latent.shape[-1]
-        return rearranged(noise, stage_seed) if size == noise.shape[-2:] else lower_resolution(noise, size)
+def from_seed(batch_index: list[int] | None) -> NoiseSource:
+    """Each stage's noise as a stock KSampler draws it."""
+    return lambda latent, seed: draw_noise(latent, seed, batch_index)
+
+
+def from_given(noise: torch.Tensor) -> NoiseSource:
+    """Each stage's noise from that of the run: its low frequencies, or at its own size the same numbers rearranged."""
+
+    def derived(latent: torch.Tensor, seed: int) -> torch.Tensor:
+        size = latent.shape[-2], latent.shape[-1]
+        return rearranged(noise, seed) if size == noise.shape[-2:] else lower_resolution(noise, size)
 
     return derived
 
@@ -48,10 +50,16 @@ def lower_resolution(noise: torch.Tensor, low: Size) -> torch.Tensor:
 
 
 def rearranged(noise: torch.Tensor, seed: int) -> torch.Tensor:
-    """The same numbers of each picture (B, ...) in another order: as good as new noise, and as alike as they were."""
-    picture = noise[0].numel()
-    order = torch.randperm(picture, generator=torch.Generator().manual_seed(seed)).to(noise.device)
-    return noise.flatten(1)[:, order].view_as(noise)
+    """The same numbers of each picture (B, ...) in another order: as good as new noise, and as alike as they were.
+
+    Where none of the pictures has noise, none has it afterwards.
+    """
+    numbers = noise.flatten(1)
+    (places,) = (numbers != 0).any(dim=0).cpu().nonzero(as_tuple=True)
+    order = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))]
+    other = numbers.clone()
+    other[:, places.to(noise.device)] = numbers[:, order.to(noise.device)]
+    return other.view_as(noise)
 
 
 def _lowest_frequencies(side: int, kept: int) -> torch.Tensor:

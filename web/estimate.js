@@ -91,12 +91,23 @@ function planOfRun(graph, sampler, path, chosen) {
   let settings = {};
   for (const each of [...path].reverse()) settings = techniques(graph, each, settings, run);
   const laid = lay(techniques(graph, sampler, settings, run), run);
-  return hasNoGuidance(sampler) ? { ...laid, steps: laid.steps.map((step) => ({ ...step, cfg: "off" })) } : laid;
+  return hasNoGuidance(graph, sampler) ? { ...laid, steps: laid.steps.map((step) => ({ ...step, cfg: "off" })) } : laid;
 }
 
 /** Whether no negative prompt runs: at cfg 1, but for the samplers that read its prediction. */
-const hasNoGuidance = ({ values, links }) =>
-  values.cfg === 1 && !links.cfg && !String(values.sampler_name).endsWith("_cfg_pp");
+function hasNoGuidance(graph, sampler) {
+  const { guider: guiderLink, sampler: chosenLink } = sampler.links;
+  const guider = guiderLink ? graph.get(guiderLink.id) : sampler;
+  const chosen = chosenLink ? graph.get(chosenLink.id) : sampler;
+  if (guider?.type === "BasicGuider") return true;
+  if (!guider || !chosen || (guiderLink && guider.type !== "CFGGuider")) return false;
+  try {
+    return valueOf(graph, guider, "cfg") === 1 && !String(valueOf(graph, chosen, "sampler_name")).endsWith("_cfg_pp");
+  } catch (error) {
+    if (!(error instanceof SetAtRunTime)) throw error;
+    return false;
+  }
+}
 
 function lay({ assumption, recognised, model, ...settings }, { total, reached }) {
   const { steps, notes } = plan(settings, total, reached);

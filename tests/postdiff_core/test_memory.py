@@ -87,13 +87,24 @@ def unloaded_by_another(executor, *arguments, **given):
     return samples
 
 
+def partly_unloaded_by_another(executor, *arguments, **given):
+    samples = executor(*arguments, **given)
+    (model,) = comfy.model_management.loaded_models()
+    model.partially_unload(model.offload_device, 1e32)
+    return samples
+
+
 def prepared_by_another(executor, *arguments, **given):
     return executor(*arguments, **given)
 
 
 @pytest.mark.parametrize(
     ("kind", "wrapper"),
-    [(WrappersMP.OUTER_SAMPLE, unloaded_by_another), (WrappersMP.PREPARE_SAMPLING, prepared_by_another)],
+    [
+        (WrappersMP.OUTER_SAMPLE, unloaded_by_another),
+        (WrappersMP.OUTER_SAMPLE, partly_unloaded_by_another),
+        (WrappersMP.PREPARE_SAMPLING, prepared_by_another),
+    ],
 )
 def test_a_stage_is_prepared_again_where_another_node_needs_that(kind, wrapper, monkeypatch):
     loads = []

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from postdiff.postdiff_core.noise import draw_noise, lower_resolution, noise_source, rearranged
+from postdiff.postdiff_core.noise import draw_noise, from_given, from_seed, is_of_seed, lower_resolution, rearranged
 
 LATENT = torch.zeros(2, 4, 12, 20)
 
@@ -40,12 +40,19 @@ def test_rearranged_noise_is_new_but_as_alike_as_it_was():
     assert abs((noise * other).mean().item()) < 0.05
 
 
+def test_where_there_is_no_noise_there_is_none_in_another_order():
+    noise = white(2, 4, 32, 32)
+    noise[..., 16:] = 0
+    other = rearranged(noise, 8)
+    assert not other[..., 16:].any() and not (other[..., :16] == 0).any()
+    assert torch.equal(noise.flatten(1).sort().values, other.flatten(1).sort().values)
+
+
 @pytest.mark.parametrize("batch_index", [None, [3, 5]])
 def test_a_seeds_own_noise_is_drawn_anew_for_each_stage(batch_index):
-    draw = noise_source(draw_noise(LATENT, 7, batch_index), LATENT, 7, batch_index)
+    assert is_of_seed(draw_noise(LATENT, 7, batch_index), LATENT, 7, batch_index)
     low = torch.zeros(2, 4, 6, 10)
-    assert torch.equal(draw(low, 7), draw_noise(low, 7, batch_index))
-    assert torch.equal(draw(LATENT, 8), draw_noise(LATENT, 8, batch_index))
+    assert torch.equal(from_seed(batch_index)(low, 7), draw_noise(low, 7, batch_index))
 
 
 def test_two_seeds_mixed_differ_by_the_second_in_both_stages():
@@ -53,8 +60,8 @@ def test_two_seeds_mixed_differ_by_the_second_in_both_stages():
 
     def drawn(second):
         noise = (draw_noise(LATENT, 7, None) + draw_noise(LATENT, second, None)) / 2**0.5
-        draw = noise_source(noise, LATENT, 7, None)
-        return draw(torch.zeros(2, 4, 6, 10), 7), draw(LATENT, 8)
+        assert not is_of_seed(noise, LATENT, 7, None)
+        return from_given(noise)(torch.zeros(2, 4, 6, 10), 7), from_given(noise)(LATENT, 8)
 
     for one, other in zip(drawn(1), drawn(2), strict=True):
         assert not torch.allclose(one, other, atol=0.1)

@@ -29,6 +29,7 @@ const OUTPUTS = {
   PostDiffKSampler: ["LATENT", "MODEL"],
   BasicScheduler: ["SIGMAS"],
   CFGGuider: ["GUIDER"],
+  BasicGuider: ["GUIDER"],
 };
 
 const model = { class_type: "CheckpointLoaderSimple", inputs: {} };
@@ -102,6 +103,20 @@ test("at cfg 1 no step is guided, unless the sampler reads the negative prompt",
   assert.equal(firstOff(at({ cfg: 1 })), 0);
   assert.equal(firstOff(at({ cfg: 1, sampler_name: "euler_cfg_pp" })), 15);
   assert.equal(firstOff(at({ cfg: 1.5 })), 15);
+  assert.equal(firstOff(at({ cfg: ["9", 0] })), 15);
+});
+
+test("so it is where the guidance or the sampler are nodes of their own", () => {
+  const at = (guider, sampler_name = "euler") => {
+    const prompt = { 1: model, 2: cutoff("1"), 3: { class_type: "BasicScheduler", inputs: { steps: 20, denoise: 1 } } };
+    prompt[4] = { class_type: "KSamplerSelect", inputs: { sampler_name } };
+    prompt[5] = { ...guider, inputs: { model: ["2", 0], ...guider.inputs } };
+    prompt[6] = { class_type: "SamplerCustomAdvanced", inputs: { guider: ["5", 0], sampler: ["4", 0], sigmas: ["3", 0] } };
+    return firstOff(estimateOf(prompt, "2"));
+  };
+  const guided = (cfg) => ({ class_type: "CFGGuider", inputs: { cfg } });
+  assert.deepEqual([at(guided(1)), at(guided(2)), at({ class_type: "BasicGuider", inputs: {} })], [0, 15, 0]);
+  assert.equal(at(guided(1), "euler_cfg_pp"), 15);
 });
 
 test("the preset off leaves the patches before it alone", () => {
