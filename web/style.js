@@ -83,8 +83,10 @@ export const STYLE = `<style>
   overflow: hidden;
   text-overflow: ellipsis;
 }
-.postdiff-timeline:is([data-state="estimate"], [data-state="measured"]) .status,
-.postdiff-timeline:is([data-state="estimate"], [data-state="measured"]) .status span {
+.postdiff-timeline[data-state="estimate"] .status,
+.postdiff-timeline[data-state="estimate"] .status span,
+.postdiff-timeline[data-state="measured"] .status,
+.postdiff-timeline[data-state="measured"] .status span {
   white-space: normal;
 }
 .postdiff-timeline .badge {
