@@ -20,7 +20,7 @@ from postdiff.nodes.deep_cache_patch import DeepCachePatch
 from postdiff.nodes.mixed_resolution_ksampler import MixedResolutionKSampler
 from postdiff.nodes.postdiff_calibrate import PostDiffCalibrate
 from postdiff.nodes.postdiff_ksampler import PostDiffKSampler
-from postdiff.postdiff_core import presets, saved_presets
+from postdiff.postdiff_core import presets, saved_presets, schedule
 from postdiff.postdiff_core.calibrate import frontier_picture, request
 from postdiff.postdiff_core.calibrate.progress import Progress
 from postdiff.postdiff_core.calibrate.runs import Runs
@@ -212,6 +212,17 @@ def test_quick_without_clip_vision_takes_the_familys_own_change_of_resolution(pi
     rows = found(out)["rows"]
     assert {(row["low_res_scale"], row["low_res_until"]) for row in rows} == {(0.75, 0.5)}  # SD1.5's at 512 pixels
     assert {row["interval"] for row in rows} == {1, 2}
+
+
+@pytest.mark.parametrize("search", ["own lists", "quick"])
+def test_resolution_changes_as_the_familys_does_but_for_the_lists(pipeline, drawn, monkeypatch, search):
+    own = schedule.MixedResolution(0.5, 0.5, "nearest-exact", "matched")
+    monkeypatch.setitem(presets.PRESETS, "sd15", schedule.Settings(own))
+    calibrate(pipeline, search=search, min_speedup=1.5, width=512, height=512)
+    changes = [candidate.settings.mixed_resolution for candidate, _ in drawn]
+    assert any(changes) and {(each.upscale_method, each.switch) for each in changes if each} == {
+        ("nearest-exact", "matched")
+    }
 
 
 @pytest.mark.parametrize(

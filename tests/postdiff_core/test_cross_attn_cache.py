@@ -165,3 +165,14 @@ def test_a_mode_that_decides_nothing_is_noted(mode, cutoff_start, cfg, is_noted)
     patched = pack_nodes.with_caches(tiny_models.small_unet(), techniques)
     tiny_models.stock_sample(patched, steps=8, scheduler="simple", cfg=cfg)
     assert any("mode average had no effect" in note for note in pack_nodes.report(patched)["notes"]) == is_noted
+
+
+def test_the_normalisation_before_a_reused_layer_is_left_out(monkeypatch):
+    model, computed = tiny_models.small_unet(), []
+    blocks = [module for module in model.model.modules() if "attn2" in module._modules]
+    for block in blocks:
+        compute = block.norm2.forward
+        monkeypatch.setattr(block.norm2, "forward", lambda x, compute=compute: computed.append(1) or compute(x))
+    patched = pack_nodes.with_cross_attn_cache(model, Techniques(cross_attn_start=0.5))
+    tiny_models.stock_sample(patched, steps=8, scheduler="simple")
+    assert len(computed) == 4 * len(blocks) > 0
