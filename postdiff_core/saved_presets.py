@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import unicodedata
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import folder_paths
 
+from . import disk
 from .schedule import TECHNIQUES, Settings
 
 FORMAT = 1
@@ -51,13 +51,14 @@ def _may_be_in_a_name(character: str) -> bool:
 
 
 def save(name: str, settings: Settings, about: dict[str, Any]) -> Path:
-    """Write a preset under the name that `file_name` makes of `name`; `about` says how it was found."""
+    """Write a preset under the name that `file_name` makes of `name`; `about` says how it was found.
+
+    Raises ValueError if nothing is left of the name, OSError if the disk refuses.
+    """
     file = folder() / f"{file_name(name)}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
     document = {"format": FORMAT, "settings": dataclasses.asdict(settings), "about": about}
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(file)
+    with disk.whole(file) as partial:
+        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return file
 
 

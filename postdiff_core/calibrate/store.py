@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from .. import disk
 from .fingerprint import digest_of
 
 SCORES = "scores.jsonl"
@@ -22,21 +22,23 @@ class Store:
     """One folder per model and sampling settings: a latent per run, and a line per score.
 
     A run is described by plain data. Writing is atomic (latents) or by whole lines (scores), so that whatever ends the
-    process leaves only what is complete; a damaged file counts as missing.
+    process leaves only what is complete; a damaged file counts as missing. Where the disk refuses, OSError says so.
     """
 
     def __init__(self, folder: Path, about: Description) -> None:
         self.folder = folder / f"{about['model_class']}-{digest_of(about)}"
-        (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-        (self.folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        self._scores = self._read_scores()
+        with disk.writing(self.folder):
+            (self.folder / "runs").mkdir(parents=True, exist_ok=True)
+            (self.folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            self._scores = self._read_scores()
 
     def clear(self) -> None:
         """Forget everything."""
         self._scores.clear()
-        (self.folder / SCORES).unlink(missing_ok=True)
-        for run in (self.folder / "runs").iterdir():
-            run.unlink()
+        with disk.writing(self.folder):
+            (self.folder / SCORES).unlink(missing_ok=True)
+            for run in (self.folder / "runs").iterdir():
+                run.unlink()
 
     def latent(self, run: Description) -> torch.Tensor | None:
         """The latent of a run in 32 bit; None if it has not been made."""
@@ -47,10 +49,8 @@ class Store:
 
     def put_latent(self, run: Description, latent: torch.Tensor) -> None:
         """Keep a latent, in 16 bit."""
-        file = self._file(run)
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        save_file({"latent": latent.to("cpu", torch.float16).contiguous()}, partial, {"run": json.dumps(run)})
-        partial.replace(file)
+        with disk.whole(self._file(run)) as partial:
+            save_file({"latent": latent.to("cpu", torch.float16).contiguous()}, partial, {"run": json.dumps(run)})
 
     def score(self, run: Description, by: str) -> dict[str, float] | None:
         """What the score called `by` found for a run; None if it has not been scored."""
@@ -58,7 +58,7 @@ class Store:
 
     def put_score(self, run: Description, by: str, values: dict[str, float]) -> None:
         self._scores[digest_of(run), by] = values
-        with open(self.folder / SCORES, "a", encoding="utf-8") as file:
+        with disk.writing(self.folder), open(self.folder / SCORES, "a", encoding="utf-8") as file:
             print(json.dumps({"run": digest_of(run), "by": by, "values": values}), file=file)
 
     def _file(self, run: Description) -> Path:
