@@ -8,6 +8,8 @@
     python dev.py bench NAME           the benchmark benchmarks/NAME.py
     python dev.py evaluate             pictures and scores of many prompts, on many GPUs
     python dev.py screenshots          pictures of the real canvas, for the README and the help pages
+    python dev.py workflows            workflows/*.json, from the graphs that tools/workflows.py describes
+    python dev.py locales              the words of the nodes for translation, and what each language lacks
     python dev.py env                  where everything is, as one JSON object
 
 Options, anywhere on the line:
@@ -38,13 +40,27 @@ from environment import (  # noqa: E402
     say,
 )
 
-COMMANDS = ("demo", "serve", "test", "check", "package", "bench", "evaluate", "screenshots", "env")
-WITHOUT_ARGUMENTS = ("check", "package", "env")
+COMMANDS = (
+    "demo",
+    "serve",
+    "test",
+    "check",
+    "package",
+    "bench",
+    "evaluate",
+    "screenshots",
+    "workflows",
+    "locales",
+    "env",
+)
+WITHOUT_ARGUMENTS = ("check", "package", "workflows", "locales", "env")
 OF_COMFYUI = ("torch", "aiohttp", "psutil")  # some of what every ComfyUI has
 FEW_TOOLS = {  # what commands need that run on machines of other people's; the others need every developer tool
     "demo": (),
     "serve": (),
     "bench": ("matplotlib", "torchmetrics"),
+    "workflows": (),
+    "locales": (),
     "evaluate": ("matplotlib", "pyarrow", "ray", "torchmetrics"),
 }
 

@@ -1,4 +1,4 @@
-"""Write the graphs in workflows/: `python tools/workflows.py` (with COMFYUI_PATH set).
+"""Write the graphs in workflows/: `python dev.py workflows`.
 
 Each runs as it is once the files it names are there, and draws the same picture twice, as ComfyUI alone would and with
 PostDiff; one calibrates. After a change, `python dev.py screenshots thumbnails` pictures them anew.

@@ -192,7 +192,7 @@ def largest_difference(first: Image.Image, second: Image.Image, part: Any) -> in
 
 
 def test_the_files_are_what_their_tool_writes(object_info):
-    """Else: python tools/workflows.py"""
+    """Else: python dev.py workflows"""
     assert workflows.written(object_info) == {name: path.read_text(encoding="utf-8") for name, path in SHIPPED.items()}
 
 

@@ -24,7 +24,7 @@ def test_every_node_input_and_output_is_covered_and_no_key_is_stale(language):
 
 
 def test_english_is_what_the_nodes_say():
-    assert words("en") == locales.from_schemas(), "run `python tools/locales.py` and look at the other languages"
+    assert words("en") == locales.from_schemas(), "run `python dev.py locales` and look at the other languages"
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
