@@ -16,6 +16,7 @@ import pack  # noqa: E402
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also the long versions of the tests, which take hours")
+    parser.addoption("--frontend", metavar="VERSION", help="for the browser: another comfyui-frontend-package")
     parser.addoption("--graph", help="a graph for tests/host/test_properties.py to run, as it was printed")
 
 

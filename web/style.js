@@ -2,9 +2,9 @@
 export const STYLE = `<style>
 /* Blue and orange stay apart under every common colour blindness; each tone differs in shape as well. */
 .postdiff-timeline {
-  --computed: #1f6fb5;
+  --computed: light-dark(#1f6fb5, #56a8ec);
   --reused: color-mix(in srgb, var(--computed) 30%, transparent);
-  --xattn: #b85c00;
+  --xattn: light-dark(#b85c00, #f0a132);
   --ink: var(--input-text, #222);
   --faint: color-mix(in srgb, var(--ink) 16%, transparent);
   box-sizing: border-box;
@@ -21,9 +21,9 @@ export const STYLE = `<style>
   font-variant-numeric: tabular-nums;
   user-select: none;
 }
+/* Older frontends mark a dark palette by this class, newer ones by the color-scheme of the page. */
 .dark-theme .postdiff-timeline {
-  --computed: #56a8ec;
-  --xattn: #f0a132;
+  color-scheme: dark;
 }
 
 .postdiff-timeline svg {

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import urlparse
 
 from playwright.sync_api import BrowserContext, Page, Playwright
 
+from environment import cache_folder
 from host import Server, serving
 from pack import comfyui_path
 from workflows import MODELS
@@ -55,11 +57,23 @@ def chromium() -> str:
     return shutil.which("chromium") or "chromium"
 
 
+def frontend(version: str) -> list[str]:
+    """The server's flags for another release of the frontend than its ComfyUI asks for; fetched into the cache once."""
+    folder = cache_folder() / "frontends" / version
+    if not folder.exists():
+        partial = folder.with_name(f"{version}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(partial)]
+        subprocess.run([*install, f"comfyui-frontend-package=={version}"], check=True)
+        partial.rename(folder)
+    return ["--front-end-root", str(folder / "comfyui_frontend_package" / "static")]
+
+
 @contextlib.contextmanager
-def serving_test_nodes() -> Iterator[Server]:
+def serving_test_nodes(*flags: str) -> Iterator[Server]:
     """A ComfyUI with this pack, the nodes under tests/web/custom_nodes, and every file that a shipped workflow names.
 
-    The models are empty (here they are chosen, not loaded), the picture is ComfyUI's own.
+    `flags` go to ComfyUI. The models are empty (here they are chosen, not loaded), the picture is ComfyUI's own.
     """
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
@@ -73,7 +87,7 @@ def serving_test_nodes() -> Iterator[Server]:
         paths = Path(folder) / "paths.yaml"
         paths.write_text(json.dumps(places), encoding="utf-8")  # JSON is YAML
         pictures = ("--input-directory", str(comfyui_path() / "input"))
-        with serving("--cpu", "--extra-model-paths-config", str(paths), *pictures) as server:
+        with serving("--cpu", "--extra-model-paths-config", str(paths), *pictures, *flags) as server:
             yield server
 
 

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from browser import Canvas, NoBrowser, chromium, open_browser, serving_test_nodes
+from browser import Canvas, NoBrowser, chromium, frontend, open_browser, serving_test_nodes
 from playwright.sync_api import BrowserContext, sync_playwright
 
 from host import Server
@@ -29,8 +29,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext
 
 
 @pytest.fixture(scope="session")
-def server(browser: BrowserContext) -> Iterator[Server]:
-    with serving_test_nodes() as server:
+def server(request: pytest.FixtureRequest, browser: BrowserContext) -> Iterator[Server]:
+    version = request.config.getoption("--frontend")
+    with serving_test_nodes(*(frontend(version) if version else ())) as server:
         assert "IMPORT FAILED" not in server.log.read_text(errors="replace"), server.last_words()
         yield server
 

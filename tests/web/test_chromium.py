@@ -1,12 +1,13 @@
-"""Where the browser of these tests comes from: the machine's, on CI else apt's."""
+"""Where the browser of these tests comes from: the machine's, on CI else apt's; and which frontend it shows."""
 
 import os
 import stat
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from browser import NoBrowser, chromium
+from browser import Canvas, NoBrowser, chromium
 
 APT_GET = """#!/bin/sh
 echo "$@" >> "$(dirname "$0")/calls"
@@ -57,3 +58,8 @@ def test_ci_fails_and_does_not_skip_where_the_browser_cannot_be_installed(machin
     monkeypatch.setenv("CI", "true")
     with pytest.raises(subprocess.CalledProcessError, match="100"):
         chromium()
+
+
+def test_the_canvas_is_of_the_frontend_asked_for(canvas: Canvas, pytestconfig: pytest.Config) -> None:
+    wanted = pytestconfig.getoption("--frontend") or metadata.version("comfyui-frontend-package")
+    assert canvas.js("() => window.__COMFYUI_FRONTEND_VERSION__") == wanted
