@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from .config import Recipe, concepts
 from .host import bf16_pays, prepare_comfyui
 
-HELP = "default: all but `schedule`, in order"
+DENOISERS = ("diffusion", "weak", "schedule")  # the stages that train one
+HELP = "default: all but `weak` and `schedule`, in order"
 TIME_IS_UP = "time is up: run the same command again to continue"
 
 
@@ -79,11 +81,30 @@ def run_schedule(session: Session) -> None:
         sys.exit(TIME_IS_UP)
 
 
-def run_export(session: Session) -> None:
+def run_weak(session: Session) -> None:
+    from ..loader import WEIGHTS
+    from .diffusion import tune_to_weak_icons
+    from .weak import chances, judge_every_icon
+
+    began = time.monotonic()
+    recipe, folder, patches = session.recipe, session.folder("weak"), session.folder("patches")
+    before = folder / "before" / WEIGHTS.name
+    export_denoiser(session, "diffusion", before)
+    preferred = chances(recipe.weak_icons, judge_every_icon(recipe.weak_icons, before, folder))
+    minutes = session.options.minutes - (time.monotonic() - began) / 60
+    if not tune_to_weak_icons(recipe, before, preferred, folder, patches, session.device, session.bf16, minutes):
+        sys.exit(TIME_IS_UP)
+
+
+def export_denoiser(session: Session, stage: str, weights: Path) -> None:
     from .export import export
 
-    icons, autoencoder, patches = (session.folder(stage) for stage in ("icons", "autoencoder", "patches"))
-    export(session.recipe, icons, autoencoder, patches, session.folder(session.options.denoiser), session.weights)
+    icons, autoencoder, patches = (session.folder(each) for each in ("icons", "autoencoder", "patches"))
+    export(session.recipe, icons, autoencoder, patches, session.folder(stage), weights)
+
+
+def run_export(session: Session) -> None:
+    export_denoiser(session, session.options.denoiser, session.weights)
 
 
 def run_evaluate(session: Session) -> None:
@@ -106,8 +127,8 @@ STAGES: dict[str, Callable[[Session], None]] = {
     "export": run_export,
     "evaluate": run_evaluate,
 }
-# Appendix F, to be compared with the model without: `schedule`, then `export --denoiser schedule`
-OPTIONAL_STAGES = {"schedule": run_schedule}
+# To be compared with the model without: `weak` or `schedule` (Appendix F), then `export --denoiser` with its name
+OPTIONAL_STAGES = {"weak": run_weak, "schedule": run_schedule}
 
 
 def default_work_folder() -> Path:
@@ -125,7 +146,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--minutes", type=float, default=90, help="stop a stage after this long; run again to continue")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None, help="default: where it is fast")
-    parser.add_argument("--denoiser", choices=("diffusion", "schedule"), default="diffusion", help="stage to export")
+    parser.add_argument("--denoiser", choices=DENOISERS, default="diffusion", help="stage to export")
     evaluation = parser.add_argument_group("evaluate")
     evaluation.add_argument("--steps", type=int, help="sampling steps (default: as shipped)")
     evaluation.add_argument("--cfg", type=float, help="guidance (default: as shipped)")

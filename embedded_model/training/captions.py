@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
@@ -71,13 +71,16 @@ def held_out(recipe: Recipe) -> frozenset[Prompt]:
     return frozenset(on_background + two_objects)
 
 
-def random_prompt(kind: str, names: Sequence[str], rng: np.random.Generator) -> Prompt:
-    """Any prompt of a kind, held out or not."""
+def random_prompt(
+    kind: str, names: Sequence[str], rng: np.random.Generator, chances: Mapping[str, np.ndarray] | None = None
+) -> Prompt:
+    """Any prompt of a kind, held out or not; `chances` of the names, by style, where they are not all alike."""
     style = list(STYLES)[rng.integers(len(STYLES))]
+    chance = None if chances is None else chances[style]
     if kind == TWO_OBJECTS:
-        return Prompt(style, tuple(names[int(i)] for i in rng.choice(len(names), 2, replace=False)))
+        return Prompt(style, tuple(names[int(i)] for i in rng.choice(len(names), 2, replace=False, p=chance)))
     colour = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))] if kind == ON_A_BACKGROUND else None
-    return Prompt(style, (names[int(rng.integers(len(names)))],), colour)
+    return Prompt(style, (names[int(rng.choice(len(names), p=chance))],), colour)
 
 
 def held_out_file(folder: Path) -> Path:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from ..architecture import SPECIAL_TOKENS, TEXT_ENCODER, UNET, TextEncoder, build_unet, tokenizer_class, zero
+from ..loader import TEXT_PREFIX, UNET_PREFIX
 from .captions import training_caption, vocabulary
 from .config import Recipe
 from .host import autocast, generator
@@ -78,14 +81,23 @@ def draw_times(batch: int, source: torch.Generator) -> torch.Tensor:
 class FlowMatching:
     """The training loss: how far the predicted velocity is from noise minus picture."""
 
-    def __init__(self, network: TextToImage, recipe: Recipe, patches: Path, device: torch.device, bf16: bool):
+    def __init__(
+        self,
+        network: TextToImage,
+        recipe: Recipe,
+        patches: Path,
+        device: torch.device,
+        bf16: bool,
+        chances: Mapping[str, np.ndarray] | None = None,
+    ):
+        self.chances = chances
         self.network, self.recipe, self.device, self.bf16 = network, recipe, device, bf16
         self.composer = Composer(recipe.pictures, patches)
 
     def pictures(self, side: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
         """A batch of clean latents and its captions."""
         recipe = self.recipe
-        prompts = [draw_prompt(recipe, rng) for _ in range(recipe.batch[side])]
+        prompts = [draw_prompt(recipe, rng, self.chances) for _ in range(recipe.batch[side])]
         scenes = [draw_scene(prompt, recipe.pictures, rng) for prompt in prompts]
         captions = [training_caption(prompt, recipe.captions, rng) for prompt in prompts]
         return torch.stack([self.composer.latents(scene, side) for scene in scenes]), captions
@@ -104,6 +116,17 @@ class FlowMatching:
         side = int(rng.choice(self.recipe.pictures.sides, p=size_shares(step, self.recipe)))
         clean, captions = self.pictures(side, rng)
         return self.loss(clean, captions, draw_times(len(captions), source), source)
+
+    def weak_icons(self, step: int) -> torch.Tensor:
+        """The loss of one step on the pictures that `chances` prefers, noisier at the full side."""
+        recipe, plan = self.recipe, self.recipe.weak_icons
+        rng, source = np.random.default_rng((recipe.seed, 2, step)), generator(recipe.seed + 2, step)
+        side = int(rng.choice(recipe.pictures.sides, p=plan.sizes))
+        clean, captions = self.pictures(side, rng)
+        t = draw_times(len(captions), source)
+        if side == max(recipe.pictures.sides):
+            t = plan.odds_of_noise * t / (1 + (plan.odds_of_noise - 1) * t)
+        return self.loss(clean, captions, t, source)
 
     def scheduled_size(self, step: int) -> torch.Tensor:
         """The loss of one step of the resolution schedule (Appendix F): noisy pictures at half size, others at full."""
@@ -129,10 +152,40 @@ def tune_to_schedule(
     recipe: Recipe, trained: Path, folder: Path, patches: Path, device: torch.device, bf16: bool, minutes: float
 ) -> bool:
     """Fine-tune the trained denoiser as mixed-resolution sampling uses it."""
-    network = load_text_to_image(trained).requires_grad_(True).to(device)
-    network.text_encoder.requires_grad_(False).clip_emoji.transformer.text_model.requires_grad_(True)
+    network = trainable(load_text_to_image(trained)).to(device)
     problem = FlowMatching(network, recipe, patches, device, bf16)
     return train(network, problem.scheduled_size, recipe.schedule_tuning, folder, minutes)
+
+
+def tune_to_weak_icons(
+    recipe: Recipe,
+    weights: Path,
+    chances: Mapping[str, np.ndarray],
+    folder: Path,
+    patches: Path,
+    device: torch.device,
+    bf16: bool,
+    minutes: float,
+) -> bool:
+    """Go on from exported weights with the icons that these draw wrong shown more often."""
+    network = trainable(load_exported(weights)).to(device)
+    problem = FlowMatching(network, recipe, patches, device, bf16, chances)
+    return train(network, problem.weak_icons, recipe.weak_tuning, folder, minutes)
+
+
+def trainable(network: TextToImage) -> TextToImage:
+    network.requires_grad_(True)
+    network.text_encoder.requires_grad_(False).clip_emoji.transformer.text_model.requires_grad_(True)
+    return network
+
+
+def load_exported(weights: Path) -> TextToImage:
+    """The denoiser and the text encoder of an exported file, in 32 bit."""
+    network, exported = TextToImage(vocabulary()), load_file(weights)
+    for module, prefix in ((network.unet, UNET_PREFIX), (network.text_encoder, TEXT_PREFIX)):
+        own = {key.removeprefix(prefix): value for key, value in exported.items() if key.startswith(prefix)}
+        module.load_state_dict(own)
+    return network.eval().requires_grad_(False)
 
 
 def load_text_to_image(folder: Path) -> TextToImage:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,13 +57,13 @@ def appearances() -> list[tuple[str, str, bool]]:
     ]
 
 
-def draw_prompt(recipe: Recipe, rng: np.random.Generator) -> Prompt:
-    """A prompt of one of the three kinds that is not held out."""
+def draw_prompt(recipe: Recipe, rng: np.random.Generator, chances: Mapping[str, np.ndarray] | None = None) -> Prompt:
+    """A prompt of one of the three kinds that is not held out; `chances` of the names, by style."""
     settings, names = recipe.pictures, [concept.name for concept in concepts()]
     kinds = (TWO_OBJECTS, ON_A_BACKGROUND, ONE_OBJECT)
     shares = (settings.two_objects, settings.on_background, 1 - settings.two_objects - settings.on_background)
     kind = kinds[rng.choice(len(kinds), p=shares)]
-    while (prompt := random_prompt(kind, names, rng)) in held_out(recipe):
+    while (prompt := random_prompt(kind, names, rng, chances)) in held_out(recipe):
         pass
     return prompt
 

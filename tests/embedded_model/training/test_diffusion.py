@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from postdiff.embedded_model.loader import TEXT_PREFIX, UNET_PREFIX
 from postdiff.embedded_model.training.captions import held_out
-from postdiff.embedded_model.training.config import Recipe
-from postdiff.embedded_model.training.diffusion import FlowMatching, size_shares
+from postdiff.embedded_model.training.config import STYLES, Recipe, concepts
+from postdiff.embedded_model.training.diffusion import FlowMatching, load_exported, size_shares
+from postdiff.embedded_model.training.export import with_prefix
 
 
 def test_the_loss_reaches_every_trained_weight(text_to_image):
@@ -30,9 +33,9 @@ class Recorder(torch.nn.Module):
         return torch.zeros_like(latents)
 
 
-def shown_by(loss: str, patches, steps: range):
+def shown_by(loss: str, patches, steps: range, chances=None):
     network = Recorder()
-    problem = FlowMatching(network, Recipe(), patches, torch.device("cpu"), bf16=False)
+    problem = FlowMatching(network, Recipe(), patches, torch.device("cpu"), False, chances)
     for step in steps:
         getattr(problem, loss)(step)
     return network.shown
@@ -55,6 +58,25 @@ def test_the_resolution_schedule_shows_noisy_pictures_at_half_size_and_the_other
     full = torch.cat([t for cells, t, _ in shown if cells == 32])
     assert half.mean() > 0.65 and half.min() > 0.4
     assert full.mean() < 0.35 and full.max() < 0.6
+
+
+def test_the_search_for_weak_icons_decides_what_is_shown_next_and_full_size_is_noisier(patches):
+    only = dict.fromkeys(STYLES, np.eye(len(concepts()))[[0, 1]].mean(axis=0))
+    shown = shown_by("weak_icons", patches, range(24), only)
+    names = {concept.name for concept in concepts()[:2]}
+    full = [caption for cells, _, captions in shown if cells == 32 for caption in captions]
+    assert sum(any(name in caption for name in names) for caption in full) > 0.8 * len(full)  # the others are empty
+    time_at = {side: torch.cat([t for cells, t, _ in shown if cells == side]).mean() for side in (16, 32)}
+    assert time_at[16] == pytest.approx(0.5, abs=0.02) and time_at[32] > 0.6
+
+
+def test_exported_weights_are_read_back(text_to_image, tmp_path):
+    parts = ((UNET_PREFIX, text_to_image.unet), (TEXT_PREFIX, text_to_image.text_encoder))
+    exported = [with_prefix(prefix, module.state_dict()) for prefix, module in parts]
+    save_file(exported[0] | exported[1], tmp_path / "weights.safetensors")
+    read = dict(load_exported(tmp_path / "weights.safetensors").named_parameters())
+    for name, parameter in text_to_image.named_parameters():
+        assert torch.equal(read[name], parameter.half().float()), name
 
 
 def test_pictures_grow_in_the_course_of_the_training():
