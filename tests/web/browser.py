@@ -24,7 +24,7 @@ from workflows import MODELS
 
 TEST_NODES = Path(__file__).resolve().parent
 IN_PAGE = TEST_NODES / "page.js"
-READY = "() => window.app?.isGraphReady && app.extensionManager?.spinner === false"
+READY = "() => (window.app?.isGraphReady ?? window.app?.graph) && app.extensionManager?.spinner === false"
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # or the template browser opens
     "Comfy.Workflow.Persist": False,
