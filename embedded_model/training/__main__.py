@@ -18,7 +18,7 @@ from .config import Recipe, concepts
 from .host import bf16_pays, prepare_comfyui
 
 DENOISERS = ("diffusion", "weak", "schedule")  # the stages that train one
-HELP = "default: all but `weak` and `schedule`, in order"
+HELP = "default: all but `unpack`, `weak` and `schedule`, in order"
 TIME_IS_UP = "time is up: run the same command again to continue"
 
 
@@ -81,6 +81,12 @@ def run_schedule(session: Session) -> None:
         sys.exit(TIME_IS_UP)
 
 
+def run_unpack(session: Session) -> None:
+    from .export import unpack
+
+    unpack(session.recipe, session.weights, session.folder("autoencoder"), session.folder("diffusion"))
+
+
 def run_weak(session: Session) -> None:
     from ..loader import WEIGHTS
     from .diffusion import tune_to_weak_icons
@@ -128,7 +134,8 @@ STAGES: dict[str, Callable[[Session], None]] = {
     "evaluate": run_evaluate,
 }
 # To be compared with the model without: `weak` or `schedule` (Appendix F), then `export --denoiser` with its name
-OPTIONAL_STAGES = {"weak": run_weak, "schedule": run_schedule}
+# `unpack` stands for training the autoencoder and the denoiser
+OPTIONAL_STAGES = {"unpack": run_unpack, "weak": run_weak, "schedule": run_schedule}
 
 
 def default_work_folder() -> Path:

@@ -179,12 +179,15 @@ def trainable(network: TextToImage) -> TextToImage:
     return network
 
 
+def without_prefix(prefix: str, exported: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in exported.items() if key.startswith(prefix)}
+
+
 def load_exported(weights: Path) -> TextToImage:
     """The denoiser and the text encoder of an exported file, in 32 bit."""
     network, exported = TextToImage(vocabulary()), load_file(weights)
     for module, prefix in ((network.unet, UNET_PREFIX), (network.text_encoder, TEXT_PREFIX)):
-        own = {key.removeprefix(prefix): value for key, value in exported.items() if key.startswith(prefix)}
-        module.load_state_dict(own)
+        module.load_state_dict(without_prefix(prefix, exported))
     return network.eval().requires_grad_(False)
 
 
