@@ -141,7 +141,7 @@ def test_a_preset_that_is_no_text_is_refused_when_it_runs():
 
 # The source
 
-MAY_WRITE = {"postdiff_core/saved_presets.py", "postdiff_core/calibrate/store.py"}
+MAY_WRITE = {"postdiff_core/disk.py", "postdiff_core/saved_presets.py", "postdiff_core/calibrate/store.py"}
 SHIPPED = {module.relative_to(pack.ROOT).as_posix(): module for module in source_rules.shipped_modules(pack.ROOT)}
 
 
@@ -149,6 +149,11 @@ SHIPPED = {module.relative_to(pack.ROOT).as_posix(): module for module in source
 def test_the_source_evaluates_nothing_opens_nothing_and_writes_only_where_it_is_known_to(module):
     source = SHIPPED[module].read_text(encoding="utf-8")
     assert source_rules.violations(source, may_write=module in MAY_WRITE) == []
+
+
+def test_only_modules_that_may_write_can_have_a_file_written():
+    users = {name for name, path in SHIPPED.items() if "import disk" in path.read_text(encoding="utf-8")}
+    assert users == MAY_WRITE - {"postdiff_core/disk.py"}
 
 
 def test_every_module_that_may_write_writes_into_the_users_folder():
