@@ -26,8 +26,8 @@ class CFGCutoff(io.ComfyNode):
                 fraction_input(
                     "start_percent",
                     default=Cutoff.start_percent,
-                    tooltip="m in the paper, as a fraction of the run: from here on guidance is dropped. Lower is "
-                    "faster and follows the prompt less; 1 is off.",
+                    tooltip="m in the paper, as a fraction of the whole schedule: from here on guidance is dropped. "
+                    "Lower is faster and follows the prompt less; 1 is off.",
                 ),
             ],
             outputs=patch_outputs(),

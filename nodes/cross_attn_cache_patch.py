@@ -26,8 +26,8 @@ class CrossAttnCachePatch(io.ComfyNode):
                 fraction_input(
                     "start_percent",
                     default=CrossAttnCache.start_percent,
-                    tooltip="m in the paper, as a fraction of the run: from here on cross-attention is reused. Lower "
-                    "is faster and follows the prompt less; 1 is off.",
+                    tooltip="m in the paper, as a fraction of the whole schedule: from here on cross-attention is "
+                    "reused. Lower is faster and follows the prompt less; 1 is off.",
                 ),
                 io.Combo.Input(
                     "mode",

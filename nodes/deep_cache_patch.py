@@ -37,17 +37,19 @@ class DeepCachePatch(io.ComfyNode):
                     min=1,
                     max=11,
                     tooltip="Input blocks computed in every step. Lower is faster, higher keeps more of the picture. "
-                    "The paper's operation counts are those of 2.",
+                    "The paper's operation counts are those of 2. At most 11 on SD1.5, 8 on SDXL.",
                 ),
                 fraction_input(
                     "start_percent",
                     default=DeepCache.start_percent,
-                    tooltip="The fraction of the run at which reuse begins. Higher protects composition and is slower.",
+                    tooltip="The fraction of the whole schedule at which reuse begins. Higher protects composition and "
+                    "is slower.",
                 ),
                 fraction_input(
                     "end_percent",
                     default=DeepCache.end_percent,
-                    tooltip="The fraction of the run at which reuse ends. Lower protects fine detail and is slower.",
+                    tooltip="The fraction of the whole schedule at which reuse ends. Lower protects fine detail and is "
+                    "slower.",
                 ),
             ],
             outputs=patch_outputs(),

@@ -71,7 +71,8 @@ class PostDiffCalibrate(io.ComfyNode):
             raise
         outcome.save(name, calibration, result)
         drawn = frontier_picture.draw(result, outcome.title(calibration), request.examples(calibration, result))
-        progress.finish(f"Chosen: {result.chosen.candidate}. Saved as the preset {name}.", drawn)
+        done = "" if result.complete else " The time was up before the search was: queue again to go on."
+        progress.finish(f"Chosen: {result.chosen.candidate}. Saved as the preset {name}.{done}", drawn)
         return _output(cls, name, result, drawn)
 
 
@@ -137,8 +138,8 @@ def _sampling() -> list[io.Input]:
         io.Float.Input(
             "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="The guidance scale, as you use it."
         ),
-        io.Int.Input("width", default=512, min=64, max=8192, step=8, tooltip="Pixels, as you use it."),
-        io.Int.Input("height", default=512, min=64, max=8192, step=8, tooltip="Pixels, as you use it."),
+        io.Int.Input("width", default=512, min=64, max=8192, step=8, tooltip="Pixels, as you use it (SDXL: 1024)."),
+        io.Int.Input("height", default=512, min=64, max=8192, step=8, tooltip="Pixels, as you use it (SDXL: 1024)."),
     ]
 
 
@@ -162,7 +163,9 @@ def _conditions() -> list[io.Input]:
             tooltip="When the time is up, the best so far is given. Queue again to go on from there.",
         ),
         io.String.Input(
-            "preset_name", default="my model", tooltip="The name under which KSampler (PostDiff) offers the result."
+            "preset_name",
+            default="my model",
+            tooltip="The name under which KSampler (PostDiff) offers the result. A preset of that name is replaced.",
         ),
         io.Boolean.Input(
             "resume",

@@ -31,8 +31,9 @@ class PostDiffKSampler(io.ComfyNode):
                     "preset",
                     options=presets.choices(),
                     default="auto",
-                    tooltip="Which family's settings to use. auto recognises the model; off uses only the patches "
-                    "on it. Below off are the presets that PostDiff Calibrate saved.",
+                    tooltip="Which family's settings to use. auto recognises the model and its size: take it for "
+                    "anything distilled but SD1.5, which lcm is for. off uses only the patches on the model. Below "
+                    "off are the presets that PostDiff Calibrate saved.",
                 ),
             ],
             outputs=sampler_outputs(),

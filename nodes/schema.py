@@ -44,7 +44,7 @@ def ksampler_inputs() -> list[io.Input]:
 
 
 def fraction_input(name: str, *, default: float, tooltip: str, step: float = 0.01) -> io.Input:
-    """A fraction of the run, as ComfyUI's percents are given."""
+    """A fraction of the whole schedule, as ComfyUI's percents are given."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, round=0.001, tooltip=tooltip)
 
 
@@ -63,15 +63,16 @@ def mixed_resolution_inputs() -> list[io.Input]:
             max=1.0,
             step=0.05,
             round=0.001,
-            tooltip="beta in the paper: the size of the early steps relative to the full size. Lower is faster but "
-            "changes the composition more; 1 is off.",
+            tooltip="beta in the paper: the size of the early steps relative to the full size. SD1.5 at 768 pixels "
+            "0.5, at 512 pixels 0.75; SDXL, PixArt and others 0.75. Lower is faster but changes the composition more; "
+            "1 is off.",
         ),
         fraction_input(
             "low_res_until",
             default=MixedResolution.low_res_until,
             step=0.05,
-            tooltip="s in the paper: the fraction of the run that is done at low resolution. Higher is faster and "
-            "leaves fewer steps for fine detail; 0 is off.",
+            tooltip="s in the paper: the fraction of the whole schedule that is done at low resolution. SD1.5 and "
+            "PixArt 0.5; SDXL and others 0.2. Higher is faster and leaves fewer steps for fine detail; 0 is off.",
         ),
         io.Combo.Input(
             "upscale_method",

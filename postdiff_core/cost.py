@@ -149,8 +149,7 @@ def plan_work(
             batch * rows,
             tokens,
             depth=depth if step.deep == "reuse" else None,
-            # Nothing is stored before step 0: there every layer computes, even if m is 0.
-            cross_attn=step.cross_attn != "reuse" or step.index == 0,
+            cross_attn=step.cross_attn != "reuse",
         )
 
     steps = tuple(work(step, each.run) for step, each in zip(plan.steps, rows, strict=True))

@@ -57,6 +57,8 @@ class _Reuse(Uncopied):
         sites = self._sites_of(diffusion_model)
         hits = self.outputs.recall(sites, chunks, latent) if reusing else {}
         reused = self.outputs.chunks_that_are_reused(chunks)
+        if reusing:
+            self.run.count_window(chunks, is_there=bool(hits))
         wanted = {
             # Where another node has resized a layer, its cache does not fit: it computes, and all its rows are kept.
             site: list(chunks) if site in hits else self.outputs.missing(site, reused, latent) if reusing else reused
@@ -90,6 +92,7 @@ class _Outputs:
         self._cache: RowCache = run.new_cache()
         self._mixed: RowCache = run.new_cache()
         self._has_mixed = False
+        self._recorded_in: dict[Place, int] = {}  # step
 
     def idle_mode(self) -> str | None:
         """What to note of a mode that decided nothing in the run; None if it did."""
@@ -109,12 +112,16 @@ class _Outputs:
         return without_negative(chunks)
 
     def missing(self, site: Site, chunks: Sequence[Chunk], latent: Size) -> list[Chunk]:
-        """Those of the chunks for which nothing of this layer is kept."""
-        return [chunk for chunk in chunks if self._part(site, chunk, latent) is None]
+        """Those of the chunks for which nothing of this layer is kept, but is worth keeping: a window has moved on."""
+        return [chunk for chunk in chunks if chunk.branch.window is None and self._part(site, chunk, latent) is None]
 
     def record(self, wanted: dict[Site, list[Chunk]], seen: dict[Site, torch.Tensor], latent: Size) -> None:
         """Keep what the layers gave, (B, N, C) each, for the chunks wanted of them."""
+        step = self._run.step
         for site, tokens in seen.items():
+            if step.cross_attn != "reuse" and self._recorded_in.get(site.place) != step.index:
+                self._recorded_in[site.place] = step.index
+                self._cache.drop_windows(site.place)  # those of the steps before: they may lie elsewhere now
             self._cache.store(site.place, wanted[site], tokens, latent)
             for chunk in wanted[site]:
                 self._mixed.drop(site.place, chunk.branch)

@@ -80,6 +80,8 @@ class _Reuse(Uncopied):
         # FreeU and others change the feature in place.
         is_changed = "output_block_patch" in transformer_options.get("patches", {})
         feature = self._recall(chunks, latent)
+        if self.run.step.deep == "reuse":
+            self.run.count_window(chunks, is_there=feature is not None)
         if feature is not None:
             return call(_shallow_forward(unet, self.depth, feature.clone() if is_changed else feature))
         kept = _chunks_to_keep(self.run, chunks)
@@ -116,6 +118,8 @@ def _chunks_to_keep(run: Run, chunks: Sequence[Chunk]) -> list[Chunk]:
     index, steps = run.step.index, run.plan.steps
     if run.step.deep == "refresh" and not run.plan.deep_feature_is_reused_after(index):
         return []
+    if run.step.deep == "reuse":  # nothing was kept of these; of windows, which have moved on, nothing will be needed
+        chunks = [chunk for chunk in chunks if chunk.branch.window is None]
     if steps[min(index + 1, len(steps) - 1)].guided:
         return list(chunks)
     return without_negative(chunks)

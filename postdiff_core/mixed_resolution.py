@@ -81,7 +81,7 @@ def sample_in_two_stages(
     guider, switch = run.guider, run.plan.low_res_steps
     draw = _noise_source(run, sampling)
     conds = copied_conds(guider.conds)
-    _show_whole_run_to_mask_function(guider, sampling.sigmas)
+    mask = _active_mask(guider, sampling)
 
     run.enter_stage(range(switch))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
@@ -104,10 +104,9 @@ def sample_in_two_stages(
     x0 = x0.to(sampling.latent_image.device)  # MPS has no `area` for every size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
     start = _keep_outside_mask(guider, sampling, x0, sigmas[0])
-    samples = _full_stage(guider, sampling, start, sigmas, switch, draw).run_by(executor)
-    if sampling.sigmas[-1] > 0:
-        return samples
-    return _mixed_once(guider, sampling, start)(samples, lambda latent: latent)
+    mixed_once = _mixed_once(mask, sampling.latent_image, start)
+    samples = _full_stage(guider, sampling, start, sigmas, switch, draw, mixed_once).run_by(executor)
+    return samples if sampling.sigmas[-1] > 0 else mixed_once(samples, lambda latent: latent)
 
 
 def _noise_source(run: Run, sampling: SamplingArguments) -> NoiseSource:
@@ -208,9 +207,8 @@ def _full_stage(
     sigmas: torch.Tensor,
     switch: int,
     draw: NoiseSource,
+    mixed_once: Mixing,
 ) -> SamplingArguments:
-    mixed_once = _mixed_once(guider, sampling, start)
-
     def into_model_space(latent: torch.Tensor) -> torch.Tensor:
         return guider.model_patcher.model.process_latent_in(latent) if torch.count_nonzero(latent) else latent
 
@@ -246,30 +244,40 @@ def _keep_outside_mask(guider: Any, sampling: SamplingArguments, x0: torch.Tenso
     return x0 * mask + sampling.latent_image.to(x0) * (1 - mask)
 
 
-def _mixed_once(guider: Any, sampling: SamplingArguments, start: torch.Tensor) -> Mixing:
+def _mixed_once(mask: Callable[[], torch.Tensor | None], given: torch.Tensor, start: torch.Tensor) -> Mixing:
     """Gives a prediction of stage 2 as much of the given latent as the mask says; `space` takes latents to its own.
 
     Under a soft mask the host mixes into its result what a run began with; in stage 2 that is `start`, mixed already.
     """
-    mask = sampling.denoise_mask
-    if mask is None or "denoise_mask_function" in guider.model_options:
-        return lambda x0, space: x0
 
     @cache
     def missing(space: Space, device: torch.device) -> torch.Tensor:
-        given, begun = (space(latent).to(device) for latent in (sampling.latent_image, start))
-        return (1 - mask.to(device)) * (given - begun)
+        return space(given).to(device) - space(start).to(device)
 
-    return lambda x0, space: x0 + missing(space, x0.device).to(x0.dtype)
+    def mixed_once(x0: torch.Tensor, space: Space) -> torch.Tensor:
+        active = mask()
+        if active is None:
+            return x0
+        return x0 + ((1 - active.to(x0.device)) * missing(space, x0.device)).to(x0.dtype)
+
+    return mixed_once
 
 
-def _show_whole_run_to_mask_function(guider: Any, sigmas: torch.Tensor) -> None:
-    """Differential diffusion measures progress on the sigmas it is shown; a stage must not look like a whole run."""
+def _active_mask(guider: Any, sampling: SamplingArguments) -> Callable[[], torch.Tensor | None]:
+    """A function that gives the mask of the last evaluation.
+
+    Differential diffusion changes it from step to step, by the progress it sees in the sigmas it is shown: a stage must
+    not look like a whole run.
+    """
     mask_function = guider.model_options.get("denoise_mask_function")
-    if mask_function is None:
-        return
+    if mask_function is None or sampling.denoise_mask is None:
+        return lambda: sampling.denoise_mask
+    active = [sampling.denoise_mask]
 
     def shown_whole_run(sigma, denoise_mask, extra_options):
-        return mask_function(sigma, denoise_mask, extra_options={**extra_options, "sigmas": sigmas.to(sigma.device)})
+        shown = {**extra_options, "sigmas": sampling.sigmas.to(sigma.device)}
+        active[:] = [mask_function(sigma, denoise_mask, extra_options=shown)]
+        return active[0]
 
     guider.model_options["denoise_mask_function"] = shown_whole_run
+    return lambda: active[0]

@@ -89,7 +89,7 @@ def _recognise(model: Any, *, sampler_name: str, cfg: float, steps: int, size: S
     if settings.mixed_resolution is None or settings.mixed_resolution.low_res_scale >= beta:
         return Choice(settings, reason, recognised=recognised)
     mixed = replace(settings.mixed_resolution, low_res_scale=beta)
-    smaller = "would begin below three quarters of the side that the model was trained at"
+    smaller = f"would begin below three quarters of the side that {family} models are trained at"
     asked = settings.mixed_resolution.low_res_scale
     raised = f"low_res_scale is {beta:g}, as {asked:g} {smaller}"
     note = f"auto: {raised if beta < 1 else f'no step runs at low resolution, as it {smaller}'}."

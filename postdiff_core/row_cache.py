@@ -54,6 +54,12 @@ class RowCache:
     def drop(self, place: Hashable, branch: Branch) -> None:
         self._entries.pop((place, branch), None)
 
+    def drop_windows(self, place: Hashable) -> None:
+        """Drop what is kept at `place` for windows of frames."""
+        for at, branch in list(self._entries):
+            if at == place and branch.window is not None:
+                self.drop(at, branch)
+
     def clear(self) -> None:
         self._entries.clear()
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from comfy.k_diffusion.sampling import sample_euler
 from comfy.patcher_extension import WrappersMP
 
 from .architecture import is_compiled
-from .branches import Branches
+from .branches import Branches, Chunk
 from .clock import MOMENTS, Clock
 from .row_cache import RowCache
 from .row_tally import RowTally
@@ -75,7 +76,7 @@ class Run(Uncopied):
         self.peak_cached_bytes = 0
         self.tokens: int | None = None  # length of the prompt that the model was given first
         self._sees_chunks = False  # of model calls
-        self._has_guidance = False  # some evaluation asks for more than the positive prompt
+        self._asks_for_guidance: dict[int, bool] = {}  # by step: for more than the positive prompt
         self._keeps_guidance = False  # the cut-off finds no pair of prompts
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
@@ -83,6 +84,7 @@ class Run(Uncopied):
         self._caches: list[RowCache] = []
         self._wrappers: list[tuple[str, Callable]] = []
         self._asked_at_end: list[Callable[[], str | None]] = []
+        self._window_calls = Counter[bool]()  # that were to reuse, by whether what they needed was there
         self._compiled: dict[int, bool] = {}  # by id of a diffusion model: several GPUs have one each
         for remark in remarks:
             self.note(remark, logging.INFO)
@@ -97,11 +99,12 @@ class Run(Uncopied):
     @property
     def has_guidance(self) -> bool:
         """Whether any evaluation asked for more than the positive prompt; at cfg 1 the host leaves the rest out."""
-        return self._has_guidance
+        return any(self._asks_for_guidance.values())
 
     def is_guided(self, step: Step) -> bool:
-        """Whether guidance ran in this step, as it turned out."""
-        return self._has_guidance and (step.guided or self._keeps_guidance)
+        """Whether guidance ran in this step, as it turned out; other nodes may stop it too."""
+        asked = self._asks_for_guidance.get(step.index, self.has_guidance)  # a step may have been left out
+        return asked and (step.guided or self._keeps_guidance)
 
     def keep_guidance(self, reason: str) -> None:
         """Guidance goes on to the end, though the plan drops it."""
@@ -113,6 +116,11 @@ class Run(Uncopied):
         if text not in self.notes:
             self.notes.append(text)
             log.log(level, "PostDiff: %s", text)
+
+    def count_window(self, chunks: Sequence[Chunk], *, is_there: bool) -> None:
+        """Of a model call that was to reuse: whether it found what it needed. It cannot in windows that move."""
+        if any(chunk.branch.window is not None for chunk in chunks):
+            self._window_calls[is_there] += 1
 
     def note_at_end(self, find: Callable[[], str | None]) -> None:
         """Have the end of the run note what `find` then says: what shows only once all steps are done."""
@@ -177,6 +185,12 @@ class Run(Uncopied):
         self.clock.stop()
         if not self._sees_chunks and {"deep_cache", "cross_attn_cache"} & self.plan.acting:
             self.note("A node calls the model without saying which prompt each row is for: nothing was reused.")
+        if missed := self._window_calls[False]:
+            self.note(
+                f"Context windows that move from step to step: {missed} of {self._window_calls.total()} model calls "
+                "that were to reuse found nothing of their frames and computed everything. The plan and the work saved "
+                "do not show it."
+            )
         for find in self._asked_at_end:
             if (text := find()) is not None:
                 self.note(text)
@@ -231,8 +245,8 @@ class Run(Uncopied):
 
     def _look_for_guidance(self, executor, model, conds, x_in, timestep, model_options):
         asked = [cond for cond in conds if cond is not None]
-        if len(asked) > 1 or "negative" in self.branches.roles_of(conds):
-            self._has_guidance = True
+        is_asked_for = len(asked) > 1 or "negative" in self.branches.roles_of(conds)
+        self._asks_for_guidance[self._step] = is_asked_for or self._asks_for_guidance.get(self._step, False)
         return executor(model, conds, x_in, timestep, model_options)
 
     def _calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):

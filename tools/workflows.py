@@ -36,6 +36,14 @@ CANNY = "control_v11p_sd15_canny_fp16.safetensors"
 
 RESULTS = "What comes out"
 
+ANOTHER_PICTURE = (
+    "It is another picture than the stock one, as with another seed: its layout is decided at low resolution."
+)
+COMPARE = (
+    "The first run also loads the model: to compare, queue again with another seed in both samplers (with nothing "
+    "changed ComfyUI does not run)."
+)
+
 PROMPT = "a lighthouse on a cliff at sunset, waves, detailed painting"
 UNWANTED = "text, watermark, blurry"
 
@@ -91,6 +99,10 @@ def written(object_info: ObjectInfo) -> dict[str, str]:
     return texts
 
 
+def less_work(times: float, percent: int) -> str:
+    return f"{times:g} times less work a picture (the timeline says -{percent} % work)"
+
+
 def embedded_model_side_by_side(graph: Graph) -> None:
     left = graph.column(0, LOADER_WIDTH)
     left.note(
@@ -102,6 +114,8 @@ each step will do and, after a run, what it saved.
 
 The model ships with the pack and draws emoji at 256 x 256: a style, *noto* or *fluent*, and a name. Try *noto red
 apple*, *noto lemon on a blue background*, *fluent crab and sunflower*; its help lists the names.
+
+It is another picture than the stock one, as with another seed: its layout is decided at low resolution.
 
 In a graph of your own: replace KSampler by **KSampler (PostDiff)**.
 """
@@ -174,7 +188,8 @@ contributes.
 - **Deep Cache**: every second step reuses the deep blocks
 - **Cross-Attention Cache**, **CFG Cut-off**: the last quarter
 
-With a model of your own: put its loader in place of **Embedded Model**. Deep Cache needs a U-Net (SD1.5, SDXL).
+With a model of your own: put its loader in place of **Embedded Model** and set prompts, size and cfg to what it needs;
+for SDXL also low_res_scale 0.75 and low_res_until 0.2. Deep Cache needs a U-Net (SD1.5, SDXL).
 """
     )
     middle = graph.column(left.right, TEXT_WIDTH - 30)
@@ -224,7 +239,8 @@ more. The four here only show how it goes.
 - Queue. It draws the prompts with many settings, keeps the better half and goes on. Cancel when you like: queue again
 and it goes on where it was.
 - Its picture shows score against work, with the chosen settings in orange. Look at the examples below the plot.
-- The preset is saved: press R, and every **KSampler (PostDiff)** offers it. Here it comes through a link.
+- The preset is saved under its preset_name: press R, and every **KSampler (PostDiff)** offers it. Here it comes through
+a link; set prompt, size and cfg of the sampler on the right to yours, too.
 
 Without a CLIP vision model it ranks k, m and the number of steps only: starting at low resolution composes another
 picture, which no comparison with the stock run can judge. For all of them, connect **Load CLIP Vision** to clip_vision.
@@ -264,15 +280,16 @@ def sd15_side_by_side(graph: Graph) -> None:
         f"""
 ## SD1.5 with the paper's settings
 
-768 x 768, 20 steps, cfg 7.5; beta 1/2, s 1/2, k 2, m 3/4. The same prompt and seed with KSampler (above) and with
-**KSampler (PostDiff)** (below).
+768 x 768, 20 steps, cfg 7.5. The same prompt and seed with KSampler (above) and with **KSampler (PostDiff)** (below),
+which takes the first half of the steps at 384 pixels, reuses the deep branch in every second one and drops the negative
+prompt for the last quarter (the paper's beta 1/2, s 1/2, k 2, m 3/4).
 
 **File**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**, the one that the paper used. Other finetunes of SD1.5
-do as well; the original SD v1.5 draws badly at half size: there use beta 3/4, or **PostDiff Calibrate**.
+do as well; the original SD v1.5 draws badly at half size: there put **Mixed Resolution (patch)** with low_res_scale
+0.75 before the sampler, or use **PostDiff Calibrate**.
 
-**What to expect**: 3.3 times less work a picture. The authors measured 2.57x on an A5000. It is another picture than
-the stock one, as with another seed, because its layout is decided at low resolution. The first run also loads the
-model: compare the second. At 512 pixels choose **auto**: it begins at 384 pixels, where **sd15** would begin at 256.
+**What to expect**: {less_work(3.3, 70)}. The authors measured 2.57x on an A5000. {ANOTHER_PICTURE}
+{COMPARE} At 512 pixels choose **auto**: it begins at 384 pixels, where **sd15** would begin at 256.
 """
     )
     middle = graph.column(left.right, TEXT_WIDTH)
@@ -287,14 +304,16 @@ def lcm_side_by_side(graph: Graph) -> None:
         f"""
 ## LCM in eight steps, and cheaper ones
 
-768 x 768, 8 steps, cfg 1; beta 1/2, s 1/2, m 1/2, no deep cache (so few steps have too little in common).
+768 x 768, 8 steps, cfg 1. The first half of the steps runs at 384 pixels, the second reuses what it has read of the
+prompt (the paper's beta 1/2, s 1/2, m 1/2). No deep cache: so few steps have too little in common.
 
 **Files**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**; [the LCM
 LoRA]({HUB}/latent-consistency/lcm-lora-sdv1-5/resolve/main/pytorch_lora_weights.safetensors), renamed to {LCM_LORA},
 in **models/loras**.
 
-**What to expect**: 1.7 times less work a picture. The authors measured 1.27x on an A5000. With cfg 1 there is no
-negative prompt to drop: what saves here are the low-resolution steps and the cross-attention cache.
+**What to expect**: {less_work(1.7, 42)}. The authors measured 1.27x on an A5000. With cfg 1 there is no
+negative prompt to drop: what saves here are the low-resolution steps and the cross-attention cache. {ANOTHER_PICTURE}
+{COMPARE} No speed-up is shown: no step of this run takes what a stock step does.
 """
     )
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
@@ -312,14 +331,17 @@ def sdxl_side_by_side(graph: Graph) -> None:
         f"""
 ## SDXL with the paper's settings
 
-1024 x 1024, 20 steps, cfg 5; beta 3/4, s 1/5, k 2, m 3/4. The same prompt and seed with KSampler (above) and with
-**KSampler (PostDiff)** (below).
+1024 x 1024, 20 steps, cfg 5. The same prompt and seed with KSampler (above) and with **KSampler (PostDiff)** (below),
+which takes the first fifth of the steps at 768 pixels, reuses the deep branch in every second one and drops the
+negative prompt for the last quarter (the paper's beta 3/4, s 1/5, k 2, m 3/4).
 
-**File**: [{SDXL}]({MODELS[SDXL][1]}) in **models/checkpoints**. Any other SDXL checkpoint does as well; for Turbo and
-Lightning choose **auto** as preset, which leaves the deep cache out.
+**File**: [{SDXL}]({MODELS[SDXL][1]}) in **models/checkpoints**. Any other SDXL checkpoint does as well. For Turbo,
+Lightning and Hyper choose **auto** as preset and set steps and cfg to what they ask for: at no more than 10 steps and
+cfg 1.5 it knows them and leaves the deep cache out. With a higher cfg, put **Deep Cache** with interval 1 before the
+sampler.
 
-**What to expect**: 2.4 times less work a picture. The authors measured 2.09x on an A5000. The first run also loads
-the model: compare the second.
+**What to expect**: {less_work(2.4, 59)}. The authors measured 2.09x on an A5000. {ANOTHER_PICTURE}
+{COMPARE}
 """
     )
     middle = graph.column(left.right, TEXT_WIDTH)
@@ -334,13 +356,16 @@ def pixart_alpha_side_by_side(graph: Graph) -> None:
         f"""
 ## PixArt-alpha with the paper's settings
 
-1024 x 1024, 20 steps, cfg 4.5; beta 3/4, s 1/2, m 3/4. No deep cache: a transformer has no skip connections.
+1024 x 1024, 20 steps, cfg 4.5. The first half of the steps runs at 768 pixels, the last quarter without negative prompt
+and with what it has read of the prompt reused (the paper's beta 3/4, s 1/2, m 3/4). No deep cache: a transformer has no
+skip connections.
 
 **Files**: [the transformer]({HUB}/PixArt-alpha/PixArt-XL-2-1024-MS/tree/main/transformer), renamed to {PIXART}, in
 **models/diffusion_models**; [{T5}]({MODELS[T5][1]}) in **models/text_encoders**;
 [the SD1.5 VAE]({MODELS[SD_VAE][1]}) in **models/vae**.
 
-**What to expect**: 1.7 times less work a picture. The authors measured 1.49x on an A5000, 1.27x on an H100.
+**What to expect**: {less_work(1.7, 40)}. The authors measured 1.49x on an A5000, 1.27x on an H100.
+{ANOTHER_PICTURE} {COMPARE}
 PixArt-sigma: the same graph, with the SDXL VAE and CLIP Text Encode.
 """
     )
@@ -372,7 +397,9 @@ scaled with the steps at low resolution.
 {STYLE_LORA}, from ComfyUI's LoRA tutorial).
 
 **What to expect**: the picture follows the edges in both runs. The ControlNet itself runs in every step, so the
-speed-up is smaller than without.
+speed-up is smaller than without. {COMPARE}
+
+At 512 pixels, or with a checkpoint of another kind, choose **auto** as preset.
 """
     )
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
@@ -408,6 +435,8 @@ Noise Mask** in place of the square.
 
 **What to expect**: outside the mask both results are the original (as well as the VAE can give it back); inside, the
 early steps repaint at low resolution.
+
+At 512 pixels, or with a checkpoint of another kind, choose **auto** as preset.
 """
     )
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)

@@ -147,8 +147,12 @@ function preset(graph, entry, { total, root, chosen }) {
   const model = JSON.stringify([root?.type, root?.node.widgets?.map(({ value }) => value), distilled]);
   if (learned?.preset === "auto" && learned.model === model)
     return { ...learned.settings, recognised: learned.recognised, model };
+  if (distilled) {
+    const assumption = "auto: drawn for LCM on SD1.5; the run recognises yours.";
+    return { ...PRESETS.lcm, assumption, model };
+  }
   const assumption = "auto: drawn for an unknown model; the run recognises yours.";
-  return distilled ? { ...PRESETS.lcm, assumption, model } : { ...UNKNOWN, assumption, model };
+  return { ...UNKNOWN, assumption, model };
 }
 
 /** How many steps a sampler runs, and where a fraction of the whole schedule falls in them. */

@@ -48,6 +48,7 @@ const TRANSLATIONS = {
     "The preset “{name}” is shown when the run starts.": "预设“{name}”将在运行开始时显示。",
     "The preset “{name}” is not on this machine: choose another, or auto.":
       "此机器上没有预设“{name}”：请选择其他预设或 auto。",
+    "auto: drawn for LCM on SD1.5; the run recognises yours.": "auto：此处按 SD1.5 上的 LCM 绘制，运行时会识别你的模型。",
     "auto: drawn for an unknown model; the run recognises yours.": "auto：此处按未知模型绘制，运行时会识别你的模型。",
     "The steps come from the sigmas at run time.": "步数在运行时由 sigmas 决定。",
     "{name} comes through a link: shown when the run starts.": "{name} 来自连线，将在运行开始时显示。",
@@ -96,6 +97,8 @@ const TRANSLATIONS = {
     "The preset “{name}” is shown when the run starts.": "プリセット「{name}」は実行開始時に表示されます。",
     "The preset “{name}” is not on this machine: choose another, or auto.":
       "プリセット「{name}」はこのマシンにありません。別のものか auto を選んでください。",
+    "auto: drawn for LCM on SD1.5; the run recognises yours.":
+      "auto：SD1.5のLCMとして描いています。実行時にお使いのモデルを判別します。",
     "auto: drawn for an unknown model; the run recognises yours.":
       "auto：未知のモデルとして描いています。実行時にお使いのモデルを判別します。",
     "The steps come from the sigmas at run time.": "ステップ数は実行時に sigmas から決まります。",

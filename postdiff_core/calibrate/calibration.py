@@ -197,7 +197,11 @@ def candidates_for(runs: Runs, score: Score, pricing: Pricing, grid: Grid, min_s
         _require_one_change_of_resolution(candidates)
         candidates = [each for each in candidates if each != each.uncached(pricing.stock_steps)]
     if not candidates:
-        raise ValueError("These lists hold nothing but the run that everything is compared with: add other values.")
+        raise ValueError(
+            "There is nothing to compare: these lists hold nothing but the run that all others are compared with. Give "
+            "several numbers of steps (20, 14), or connect clip_vision: without it low_res_scale and low_res_until "
+            "cannot be compared, and what else is listed may save nothing on this model at this cfg."
+        )
     saving = [candidate for candidate in candidates if pricing.share(candidate) * min_speedup <= 1 + 1e-6]
     if not saving:
         cheapest = min(candidates, key=pricing.share)

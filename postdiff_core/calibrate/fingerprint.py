@@ -13,13 +13,13 @@ SAMPLES = 16  # values read of each tensor
 
 
 def fingerprint(patcher: Any) -> str:
-    """Twelve hexadecimal digits for a ModelPatcher: cheap, and the same wherever its weights happen to lie.
+    """Twelve hexadecimal digits for a ModelPatcher: cheap, and the same whether it is loaded or not.
 
     Weights are read as they were loaded, also while a LoRA is merged into them; LoRAs count by their strengths and
     samples of their own weights. Of what other nodes hook into the model, only the names are seen, not their settings.
     """
     digest = hashlib.sha256(type(patcher.model).__name__.encode())
-    for name, tensor in sorted(patcher.model.state_dict().items()):
+    for name, tensor in sorted(_state(patcher).items()):
         saved = patcher.backup.get(name)
         _add(digest, name, tensor if saved is None else saved.weight)
     for name in sorted(patcher.patches):
@@ -34,6 +34,17 @@ def fingerprint(patcher: Any) -> str:
 def digest_of(document: Any) -> str:
     """Twelve hexadecimal digits for a JSON document."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _state(patcher: Any) -> dict[str, torch.Tensor]:
+    """The model's tensors with this patcher's objects in their places, whichever clone's are in the model now."""
+    state = patcher.model.state_dict()
+    for place in {*patcher.object_patches, *patcher.object_patches_backup}:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{place}.")}
+        patched = patcher.get_model_object(place)
+        if isinstance(patched, torch.nn.Module):
+            state |= {f"{place}.{name}": tensor for name, tensor in patched.state_dict().items()}
+    return state
 
 
 def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
@@ -57,7 +68,11 @@ def _tensors(patch: Any) -> Iterator[torch.Tensor]:
 def _hooks(patcher: Any) -> list[str]:
     """The names of what other nodes put on the model, in order."""
     options = patcher.model_options
-    names = [f"{name} {type(value).__name__}" for name, value in patcher.object_patches.items()]
+    # A noise schedule's class is made anew from its bases, which alone tell noise from velocity.
+    names = [
+        f"{name} {' '.join(each.__name__ for each in type(value).__mro__)}"
+        for name, value in patcher.object_patches.items()
+    ]
     names += [name for name in options if name != "transformer_options"]
     names += options.get("transformer_options", {})
     names += [f"{kind} {key}" for kind, keys in patcher.wrappers.items() for key in keys]

@@ -77,7 +77,10 @@ class Runs:
     def __init__(self, model: Any, clip: Any, vae: Any, sampling: Sampling, store: Store) -> None:
         if model.get_model_object("latent_format").latent_dimensions != 2:
             name = type(model.model).__name__
-            raise ValueError(f"{name} draws latents with a time axis: a calibration draws still pictures only.")
+            raise ValueError(
+                f"{name} draws latents with a time axis (models of video, Qwen-Image), which a calibration does not "
+                "draw. Set CFG Cut-off by hand."
+            )
         self.model, self.vae, self.sampling, self.store = model, vae, sampling, store
         self.on_step: Callable[[float], None] = lambda fraction: None
         self._seconds: dict[Candidate, list[float]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -41,12 +42,17 @@ class UncachedSimilarity:
     ranks_resolutions = False
 
     def __init__(self, runs: Runs, steps: int) -> None:
+        if importlib.util.find_spec("kornia") is None:  # ComfyUI lists it among what it can do without
+            raise ValueError(
+                "Without clip_vision pictures are compared with kornia, which ComfyUI's requirements.txt lists and "
+                "this Python lacks: install it (pip install kornia), or connect clip_vision."
+            )
         self.runs, self.steps = runs, steps
         self.key = f"likeness to {steps} steps, VAE {fingerprint(runs.vae.patcher)}"
         self._decoded: tuple[Any, torch.Tensor] | None = None
 
     def values(self, candidate: Candidate, picture: PromptSeed) -> dict[str, float]:
-        import kornia.metrics  # ComfyUI lists it among what it can do without
+        import kornia.metrics
 
         uncached = candidate.uncached(self.steps)
         latent, reference_latent = self.runs.latent(candidate, picture), self.runs.latent(uncached, picture)

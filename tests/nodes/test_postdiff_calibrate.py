@@ -266,7 +266,7 @@ def test_a_transformer_is_calibrated_without_a_deep_cache():
         ({"low_res_scale": "0.1"}, r"low_res_scale \(beta\) is 0.1"),
         ({"low_res_scale": "0.5, 0.75"}, "Without clip_vision.*0.5 / 0.5, 0.75 / 0.5.*Connect clip_vision"),
         ({"min_speedup": 9.0}, "does 9 times less work.*The cheapest, 5 steps.*lower min_speedup"),
-        ({"interval": "1", "start_percent": "1"}, "nothing but the run that everything is compared with"),
+        ({"interval": "1", "start_percent": "1"}, "nothing but the run that all others are compared with"),
         ({"clip_vision": tiny_pipeline.ClipVision(5)}, "5 numbers a picture.*8 a prompt.*CLIPLoader"),
         (
             {"clip_vision": tiny_pipeline.ClipVision(), "score_clip": tiny_pipeline.Clip(6)},

@@ -1,5 +1,6 @@
 """Scores against independent implementations: torchmetrics for likeness, transformers' CLIP for the CLIP score."""
 
+import importlib.util
 import json
 from types import SimpleNamespace
 
@@ -122,6 +123,12 @@ def test_equal_pictures_have_a_finite_psnr():
     assert UncachedSimilarity(Drawn({candidate: image}, latents), 8).values(candidate, PICTURE)[
         "PSNR"
     ] == pytest.approx(100)
+
+
+def test_without_kornia_the_remedy_is_named_before_anything_is_drawn(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install kornia.*, or connect clip_vision"):
+        UncachedSimilarity(Drawn({}, {}), 8)
 
 
 def test_an_image_encoder_without_a_text_side_is_refused(clip):

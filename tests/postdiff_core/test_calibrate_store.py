@@ -4,6 +4,7 @@ import comfy.lora
 import comfy.weight_adapter
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 import pack_nodes
 import tiny_models
@@ -109,3 +110,18 @@ def test_a_lora_that_is_merged_into_the_weights_for_a_run_changes_no_fingerprint
     finally:
         patched.unpatch_model()
     assert (fingerprint(model), fingerprint(patched)) == before
+
+
+def test_a_noise_schedule_that_is_in_the_model_for_a_run_changes_no_fingerprint():
+    model = tiny_models.small_unet()
+    noise, lcm, velocity = (
+        ModelSamplingDiscrete().patch(model, sampling, False)[0] for sampling in ("eps", "lcm", "v_prediction")
+    )
+    before = [fingerprint(each) for each in (model, noise, lcm, velocity)]
+    assert len(set(before)) == len(before)
+    lcm.patch_model()
+    try:
+        assert [fingerprint(each) for each in (model, noise, lcm, velocity)] == before
+    finally:
+        lcm.unpatch_model()
+    assert [fingerprint(each) for each in (model, noise, lcm, velocity)] == before

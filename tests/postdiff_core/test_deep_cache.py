@@ -92,6 +92,20 @@ def test_context_windows_that_move_from_step_to_step_reuse_nothing_of_each_other
     assert torch.equal(tiny_models.stock_sample(**moving | {"model": patched}), tiny_models.stock_sample(**moving))
 
 
+def test_windows_that_move_hold_no_more_in_a_longer_run_and_the_notes_say_that_nothing_was_reused():
+    held = []
+    for steps in (6, 18):
+        inputs = inputs_with_prompts(tiny_models.small_unet(), steps=steps)
+        inputs["latent_image"] = tiny_models.latent(inputs["model"], 16, 32)
+        moving = companions.context_windows(inputs, context_schedule="looped_uniform", closed_loop=True)
+        patched = pack_nodes.patched(moving["model"], Techniques(interval=steps, depth=2, cross_attn_start=0.3))
+        tiny_models.stock_sample(**moving | {"model": patched})
+        report = pack_nodes.report(patched)
+        held.append(report["cached_bytes"])
+        assert [note for note in report["notes"] if note.startswith("Context windows that move")]
+    assert held[1] <= 1.2 * held[0]
+
+
 def test_frames_of_another_packs_moving_windows_reuse_nothing_of_each_other():
     """As AnimateDiff-Evolved does: a pass for each window of frames, which it names in the transformer options."""
     inputs = inputs_with_prompts(tiny_models.small_unet(), steps=4, batch=4)

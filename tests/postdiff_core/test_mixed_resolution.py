@@ -178,8 +178,12 @@ def test_inpainting_composites_at_the_switch(mask, denoise):
 
 
 @pytest.mark.parametrize("mask", [0.0, 0.25, 0.75, 1.0])
-def test_a_soft_mask_keeps_as_much_of_the_picture_as_in_a_stock_run(mask):
+@pytest.mark.parametrize("strength", [None, 0.5, 1.0])
+def test_a_soft_mask_keeps_as_much_of_the_picture_as_in_a_stock_run(mask, strength):
+    """Also where differential diffusion, by its strength, leaves it soft."""
     model = tiny_models.sd15()
+    if strength is not None:
+        model = DifferentialDiffusion.execute(model, strength).args[0]
 
     def predict_nothing(executor, network, conds, x, timestep, options):
         return [torch.zeros_like(x) for _ in conds]
@@ -187,9 +191,10 @@ def test_a_soft_mask_keeps_as_much_of_the_picture_as_in_a_stock_run(mask):
     model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "test", predict_nothing)
     latent = {"samples": torch.ones(1, 4, 16, 16), "noise_mask": torch.full((1, 1, 16, 16), mask)}
     patched = pack_nodes.with_mixed_resolution(model, HALF)
-    for each in (model, patched):
-        kept = tiny_models.stock_sample(each, latent_image=latent)
-        assert torch.allclose(kept, torch.full_like(kept, 1 - mask), atol=1e-5)
+    stock, kept = (tiny_models.stock_sample(each, latent_image=latent) for each in (model, patched))
+    assert torch.allclose(kept, stock, atol=1e-5)
+    if strength is None:
+        assert torch.allclose(stock, torch.full_like(stock, 1 - mask), atol=1e-5)
 
 
 @pytest.mark.parametrize("build", [tiny_models.small_unet, tiny_models.auraflow])

@@ -2,7 +2,7 @@
 
 import comfy.samplers
 import pytest
-from comfy_extras.nodes_custom_sampler import SamplerCustom
+from comfy_extras.nodes_custom_sampler import CFGOverride, SamplerCustom
 
 import pack_nodes
 import tiny_models
@@ -89,6 +89,15 @@ def test_the_report_shows_guidance_where_it_ran(cfg, states):
     assert [step["cfg"] for step in report["plan"]] == states
     assert (report["totals"]["speedup"] is None) == (cfg == 1.0)
     assert [note.partition(" does nothing")[0] for note in report["notes"]] == ["CFG Cut-off"] * (cfg == 1.0)
+
+
+def test_where_another_node_stops_guidance_the_report_shows_it_and_times_those_steps_apart():
+    model = CFGOverride.execute(tiny_models.small_unet(), 1.0, 0.5, 1.0).args[0]
+    patched = pack_nodes.with_deep_cache(model, Techniques(interval=2, depth=2, deep_end=0.5))
+    sample(patched)
+    report = pack_nodes.report(patched)
+    assert [step["cfg"] for step in report["plan"]] == ["on"] * 3 + ["off"] * 3
+    assert report["totals"]["speedup"] is not None
 
 
 def test_at_cfg_1_a_presets_cut_off_is_not_missed():

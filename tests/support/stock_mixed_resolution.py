@@ -135,9 +135,10 @@ def two_stages(
         at_full_size,
         seed=seed + 1,
     )
-    if mask is None or sigmas[-1] > 0 or "denoise_mask_function" in model.model_options:
+    if mask is None or sigmas[-1] > 0:
         return finished
-    return finished + (1 - mask) * (picture - start)  # of what the host has mixed in, which was mixed already
+    weight = _mask_at(model, mask, later[-2])
+    return finished + (1 - weight) * (picture - start)  # of what the host has mixed in, which was mixed already
 
 
 def matched_levels(sigmas: torch.Tensor, full: Size, low: Size, model_sampling: Any) -> torch.Tensor:

@@ -147,7 +147,7 @@ test("auto draws what an earlier run recognised, until the model or the kind of 
   const again = learned({ cfg: 7.5, steps: 30 });
   assert.deepEqual([reused(again), again.recognised, again.notes], [15, "sd15", []]);
   assert.deepEqual([low(again.unlearned), reused(again.unlearned)], [6, 0]);
-  assert.match(learned({ cfg: 1, steps: 4 }).notes[0], /unknown model/);
+  assert.match(learned({ cfg: 1, steps: 4 }).notes[0], /LCM on SD1.5/);
   const other = { ...model, class_type: "UNETLoader" };
   assert.notEqual(estimateOf({ ...prompt, 1: other }, "2").model, estimateOf(prompt, "2").model);
 });
@@ -172,7 +172,7 @@ test("auto takes a model for distilled that runs few steps almost without guidan
     estimateOf({ 1: model, 2: sampler("PostDiffKSampler", { model: ["1", 0], preset: "auto", ...inputs }) }, "2");
   const distilled = auto({ steps: 8, cfg: 1.2 });
   assert.deepEqual([low(distilled), reused(distilled), firstOff(distilled)], [4, 0, 4]);
-  assert.match(distilled.notes[0], /unknown model/);
+  assert.match(distilled.notes[0], /LCM on SD1.5/);
   assert.equal(low(auto({ steps: 10, cfg: 1.5 })), 5);
   assert.equal(low(auto({ steps: 20, cfg: 7, sampler_name: "lcm" })), 10);
   for (const other of [auto({ steps: 11, cfg: 1.5 }), auto({ steps: 10, cfg: 1.6 })])

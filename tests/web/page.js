@@ -42,7 +42,7 @@ window.postdiffTest = (() => {
   return {
     node,
 
-    isOpen: (name, nodes) => app.rootGraph.nodes.length === nodes && activeWorkflow().path.includes(name),
+    isOpen: (name, nodes) => app.rootGraph.nodes.length === nodes && activeWorkflow()?.path.includes(name),
     tab: () => activeWorkflow().path,
     tabs: () => app.extensionManager.workflow.openWorkflows.length,
     unknownNodes: () =>
