@@ -23,7 +23,9 @@ from pack import ROOT, comfyui_path
 FOLDER = Path(__file__).resolve().parent / "evaluation"
 PACKAGES = ("matplotlib", "pyarrow", "ray", "torchmetrics")
 OLDEST_PYTHON = (3, 11)
-DRAWING = ("postdiff_core", "nodes", "tools/evaluation")
+DRAWS = ("postdiff_core/**/*.py", "nodes/*.py", "embedded_model/*.py", "embedded_model/*.sha256")
+SCORES = ("tools/evaluation/*.py",)
+REPORTS = ("summary.py", "plots.py")  # made anew from the records each time
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PIECE, PIECES = 2**16, 64  # of a checkpoint, for its digest: bytes, and how many
 MEASURED_PROMPTS = 3  # of a dry run, after one that warms up
@@ -119,7 +121,7 @@ class Evaluation:
             "prompts": {"count": len(prompts), "sha256": digest(prompts)},
             "real": {"count": len(self.real), "sha256": digest([Path(file).name for file in self.real])},
             "seed": self.options.seed,
-            "judges": vars(self.judges),
+            "judges": {name: with_digest(given) for name, given in vars(self.judges).items()},
             "shard": self.options.shard,
             "weights": {
                 file: weights_digest(self.models_folder / file) for model in self.models for file in model.files
@@ -203,9 +205,17 @@ def weights_digest(file: Path) -> str:
     return digest((size, parts))
 
 
+def with_digest(judge: str | None) -> str | None:
+    """A judge's weights with what is in them, if they are one file."""
+    if judge is None or not Path(judge).is_file():
+        return judge
+    return f"{judge} {weights_digest(Path(judge))}"
+
+
 def code_versions() -> dict[str, str]:
-    """What draws: ComfyUI, torch, and the sources of this pack, whose version may stay while they change."""
-    sources = [file for folder in DRAWING for file in sorted((ROOT / folder).rglob("*.py"))]
+    """What draws and scores: ComfyUI, torch, and sources of this pack, whose version may stay while they change."""
+    found = [file for pattern in (*DRAWS, *SCORES) for file in sorted(ROOT.glob(pattern))]
+    sources = [file for file in found if file.name not in REPORTS]
     return {
         "comfyui": runpy.run_path(str(comfyui_path() / "comfyui_version.py"))["__version__"],
         "torch": importlib.metadata.version("torch"),

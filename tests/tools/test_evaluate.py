@@ -193,6 +193,25 @@ def test_checkpoints_of_one_size_are_told_apart_and_the_code_is_named(tmp_path):
     assert found["comfyui"].count(".") == 2 and found["torch"] and len(found["postdiff"]) == 64
 
 
+def test_what_draws_or_scores_is_told_apart_and_what_reports_is_not(tmp_path, monkeypatch):
+    drawing, loader, report = "postdiff_core/run.py", "embedded_model/loader.py", "tools/evaluation/summary.py"
+    for name in (drawing, loader, report):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    monkeypatch.setattr(evaluate, "ROOT", tmp_path)
+    found = [evaluate.code_versions()["postdiff"]]
+    for name in (report, drawing, loader):
+        (tmp_path / name).write_text("after")
+        found.append(evaluate.code_versions()["postdiff"])
+    assert found[0] == found[1] and len(set(found)) == 3
+    weights = tmp_path / "inception.pth"
+    weights.write_bytes(b"before")
+    before = evaluate.with_digest(str(weights))
+    weights.write_bytes(b"other!")
+    assert evaluate.with_digest(str(weights)) != before
+    assert evaluate.with_digest("openai/clip-vit-large-patch14") == "openai/clip-vit-large-patch14"
+
+
 def test_two_evaluations_cannot_work_in_one_folder(tmp_path):
     store = Store(tmp_path)
     with store.lock(), pytest.raises(StoreError, match="Another evaluation"):
