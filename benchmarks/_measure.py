@@ -21,8 +21,8 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Clock:
     """Seconds on this device.
 
-    `wall` is what a user waits. `cpu` is processor time divided by the threads: on a CPU that other programs use too,
-    it is what the wall clock would show on an idle one.
+    `wall` is what a user waits. `cpu` is processor time divided by the threads, for a CPU that other programs use too:
+    nearer than the wall clock to what an idle one would take, though shared caches and memory slow it down as well.
     """
 
     def __init__(self, kind: str, device: str) -> None:

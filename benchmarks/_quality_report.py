@@ -151,7 +151,8 @@ def _compared(found: Sequence[dict[str, Any]]) -> list[str]:
         ]
         for each in found
     ]
-    return ["", "Change at equal work or less, pair by pair:", "", *markdown(header, lines)]
+    title = "Change, pair by pair, beside a setting of about the same work (shares of the full run's work):"
+    return ["", title, "", *markdown(header, lines)]
 
 
 def _line(found: dict[str, Any]) -> list[str]:

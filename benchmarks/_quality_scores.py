@@ -7,6 +7,7 @@ import json
 from functools import cached_property
 from pathlib import Path
 
+import _quality_encoder
 import numpy as np
 import torch
 from _quality_encoder import FILE as ENCODER_FILE
@@ -16,10 +17,11 @@ from _quality_settings import FULL, Setting
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from postdiff.embedded_model.training import captions
 from postdiff.embedded_model.training import judge as judge_module
 from postdiff.embedded_model.training.captions import ON_A_BACKGROUND, Prompt, held_out_file, read_held_out
 from postdiff.embedded_model.training.config import STYLES
-from postdiff.embedded_model.training.judge import SHIPPED, Judge, crop_to_foreground
+from postdiff.embedded_model.training.judge import SHIPPED, Judge, crop_to_foreground, picture_error
 
 Tensors = dict[str, torch.Tensor]
 
@@ -48,7 +50,8 @@ class Examiner:
     def key(self) -> str:
         """Changes with everything that scores depend on, besides the pictures."""
         sheet = self._folder / "training_pictures.webp"
-        read = (Path(__file__), Path(judge_module.__file__), ENCODER_FILE, sheet)
+        code = (__file__, *(each.__file__ for each in (judge_module, captions, _quality_encoder)))
+        read = (*map(Path, code), ENCODER_FILE, self._folder / "concepts.json", sheet)
         return hashlib.sha256(b"".join(file.read_bytes() for file in read)).hexdigest()[:16]
 
     @cached_property
@@ -81,12 +84,9 @@ class Examiner:
         shown = [picture.numpy() for picture in pictures]
         asked = [Prompt.parse(prompt) for prompt in prompts]
         right = [self.judge.right(picture, prompt) for picture, prompt in zip(shown, asked, strict=True)]
-        error = [self._error(picture, prompt) for picture, prompt in zip(shown, asked, strict=True)]
+        own = [self.judge.crops[self._row[_shown(prompt)]] for prompt in asked]
+        error = [picture_error(*each) for each in zip(shown, own, strict=True)]
         return {"right": torch.tensor(right), "error": torch.tensor(error)}
-
-    def _error(self, picture: np.ndarray, prompt: Prompt) -> float:
-        crop, own = crop_to_foreground(picture), self.judge.crops[self._row[_shown(prompt)]]
-        return min(float(np.sqrt(np.square(crop - known).mean())) for known in (own, own[:, ::-1]))
 
     def _real_detail(self, prompt: Prompt) -> float:
         return self.real.detail[self._icons[_shown(prompt)]]

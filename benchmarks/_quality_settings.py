@@ -128,7 +128,7 @@ def _frontier() -> Table:
         (
             FULL,
             PRESET,
-            *map(fewer_steps, (10, 8, 6, 14, 12, 16, 18)),
+            *map(fewer_steps, (10, 8, 6, 14, 12)),
             *(cheaper(m, None, PAPER_SWITCH) for m in (PAPER_M, *others)),
             *(cheaper(m, "matched", MATCHED_SWITCH) for m in others),
         ),
@@ -152,7 +152,7 @@ def _after_mixed_resolution() -> Table:
     return Table(
         "after-mixed",
         "After mixed resolution: fewer steps, or caches and cut-off",
-        (FULL, PRESET, mixed(10), mixed(8), cheaper, *map(mixed, (12, 16, STEPS))),
+        (FULL, PRESET, mixed(10), mixed(8), cheaper, mixed(12)),
         HEADLINE_PAIRS,
         first=0,
         notes=(

@@ -15,15 +15,17 @@ class EmbeddedModel:
     """The pack's own model; a picture is compared with the training picture of its prompt."""
 
     name, title = "embedded", "Embedded model, 256 px"
-    error_is = "root mean square difference from the prompt's training picture, position and size removed"
+    error_is = "root mean square difference from the prompt's training picture, either way round; place, size removed"
 
     def __init__(self, pictures: int) -> None:
-        from postdiff.embedded_model.loader import RECOMMENDED, load_embedded_model
+        from postdiff.embedded_model.loader import RECOMMENDED, WEIGHTS, load_embedded_model, sha256
         from postdiff.embedded_model.training.judge import Judge
 
         judge = Judge.shipped()
         model, clip, self._vae = load_embedded_model()
-        chosen = range(0, len(judge.pairs), max(1, len(judge.pairs) // pictures))[:pictures]
+        chosen = np.random.default_rng(FIRST_SEED).permutation(len(judge.pairs))[:pictures].tolist()
+        self.weights = sha256(WEIGHTS)
+        self.prompts = [" ".join(judge.pairs[i]) for i in chosen]
         self._crops = [judge.crops[i] for i in chosen]
         encode = nodes.CLIPTextEncode().encode
         negative = encode(clip, "")[0]
@@ -33,18 +35,18 @@ class EmbeddedModel:
                 "model": model,
                 "seed": FIRST_SEED + i,
                 **{name: RECOMMENDED[name] for name in ("steps", "cfg", "sampler_name", "scheduler")},
-                "positive": encode(clip, " ".join(judge.pairs[i]))[0],
+                "positive": encode(clip, prompt)[0],
                 "negative": negative,
                 "latent_image": latent,
             }
-            for i in chosen
+            for i, prompt in zip(chosen, self.prompts, strict=True)
         ]
 
     def error(self, number: int, latent: torch.Tensor) -> float:
-        from postdiff.embedded_model.training.judge import crop_to_foreground
+        from postdiff.embedded_model.training.judge import picture_error
 
         picture = nodes.VAEDecode().decode(self._vae, {"samples": latent})[0][0].cpu().numpy()
-        return float(np.sqrt(np.square(crop_to_foreground(picture) - self._crops[number]).mean()))
+        return picture_error(picture, self._crops[number])
 
 
 class RandomModel:
@@ -52,6 +54,7 @@ class RandomModel:
 
     name, title = "random", "Tiny random model"
     error_is = "the latent's standard deviation (meaningless)"
+    weights, prompts = None, ()
 
     def __init__(self) -> None:
         self.inputs = [tiny_models.sampler_inputs(tiny_models.small_unet(), seed=7, steps=6)]

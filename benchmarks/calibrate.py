@@ -1,6 +1,6 @@
 """Does the calibration find what the full grid would, at a fraction of the cost? On the embedded model.
 
-    python dev.py bench calibrate --pictures 32 --threads 1
+    python dev.py bench calibrate --pictures 36 --threads 1
 
 Every setting of the quick grid draws every picture once; a picture is judged by its distance from the training picture
 of its prompt, which can rank mixed resolution too. Then the search is replayed on these scores in random orders of the
@@ -42,12 +42,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from _measure import machine
     from _subjects import EmbeddedModel
 
-    from postdiff.embedded_model.loader import WEIGHTS, sha256
-
     subject = EmbeddedModel(options.pictures)
     shares = grid(subject)
-    weights = sha256(WEIGHTS)
-    partial = options.partial or Path(os.environ["POSTDIFF_CACHE"]) / f"calibrate-{weights[:12]}.jsonl"
+    partial = options.partial or Path(os.environ["POSTDIFF_CACHE"]) / f"calibrate-{subject.weights[:12]}.jsonl"
     errors = errors_of(subject, shares, partial, options.minutes)
     pictures = len(next(iter(errors.values())))
     searched = {str(each): errors[str(each)] for each, share in shares.items() if share * MIN_SPEEDUP <= 1}
@@ -57,9 +54,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "benchmark": "calibrate",
         "title": f"{subject.title}, {STEPS} steps",
         "error_is": subject.error_is,
-        "weights": weights,
+        "weights": subject.weights,
         "machine": machine(options.device),
         "pictures": pictures,
+        "prompts": subject.prompts[:pictures],
         "min_speedup": MIN_SPEEDUP,
         "candidates": [
             {

@@ -148,6 +148,8 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
             row["work_saved_factor"] = stock["macs"] / row["macs"]
     return {
         **_document(options, subject.name),
+        "weights": subject.weights,
+        "prompts": subject.prompts,
         "title": f"{subject.title}, {len(inputs)} pictures, {inputs[0]['steps']} steps",
         "error_is": subject.error_is,
         "stock": stock,
@@ -166,6 +168,8 @@ def measure_reuse(options: argparse.Namespace) -> dict[str, Any]:
     pictures = [step_errors(given) for given in tqdm(subject.inputs, unit="picture", disable=None)]
     return {
         **_document(options, subject.name),
+        "weights": subject.weights,
+        "prompts": subject.prompts,
         "title": f"{subject.title}, {len(pictures)} pictures, {subject.inputs[0]['steps']} steps",
         "depth": DEPTH,
         "rows": [

@@ -60,6 +60,11 @@ def build_unet(config: dict, **kwargs) -> UNetModel:
     return UNetModel(**config, **UNET_HEADS, **kwargs)
 
 
+def text_encoder_config(words: list[str]) -> dict[str, Any]:
+    """The text encoder's configuration for these words."""
+    return {**TEXT_ENCODER, "vocab_size": len(SPECIAL_TOKENS) + len(words)}
+
+
 class WordTokenizer:
     """One token a known word; takes the place of transformers' CLIPTokenizer, its path being the word list."""
 

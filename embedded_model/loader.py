@@ -91,9 +91,9 @@ def load_embedded_model(
     the file is missing, truncated or not the one its checksum was recorded for.
     """
     state_dict, metadata = _read(Path(path))
-    model = _load_model(_take(state_dict, UNET_PREFIX), metadata, dtype, disable_dynamic)
-    clip = _load_clip(_take(state_dict, TEXT_PREFIX), metadata, disable_dynamic)
-    vae = EmojiVAE(_take(state_dict, VAE_PREFIX))
+    model = _load_model(take(state_dict, UNET_PREFIX), metadata, dtype, disable_dynamic)
+    clip = _load_clip(take(state_dict, TEXT_PREFIX), metadata, disable_dynamic)
+    vae = EmojiVAE(take(state_dict, VAE_PREFIX))
     for part, patcher in enumerate((model, clip.patcher, vae.patcher)):
         # Compiling, hooks and a second GPU need the model anew (comfy/model_patcher.py, ModelPatcher.clone).
         patcher.cached_patcher_init = (_reload, (path, part, dtype))
@@ -135,7 +135,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         ) from error
 
 
-def _take(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def take(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger("postdiff")
 KEY = "postdiff"
 CHUNKS = "postdiff_chunks"
 
-MAX_COMPILED_GRAPHS = 64
+ROOM_FOR_GRAPHS = 64
 
 _ABSENT = object()
 
@@ -291,4 +291,4 @@ def _room_for_graphs() -> contextlib.AbstractContextManager:
     dynamo = sys.modules.get("torch._dynamo")  # whoever compiles has imported it, which takes a while
     if dynamo is None:
         return contextlib.nullcontext()
-    return dynamo.config.patch(cache_size_limit=max(MAX_COMPILED_GRAPHS, dynamo.config.cache_size_limit))
+    return dynamo.config.patch(cache_size_limit=max(ROOM_FOR_GRAPHS, dynamo.config.cache_size_limit))

@@ -18,7 +18,7 @@ from .config import Recipe, concepts
 from .host import bf16_pays, prepare_comfyui
 
 DENOISERS = ("diffusion", "weak", "schedule")  # the stages that train one
-HELP = "default: all but `unpack`, `weak` and `schedule`, in order"
+HELP = "default: all but `schedule`, in order"
 TIME_IS_UP = "time is up: run the same command again to continue"
 
 
@@ -81,12 +81,6 @@ def run_schedule(session: Session) -> None:
         sys.exit(TIME_IS_UP)
 
 
-def run_unpack(session: Session) -> None:
-    from .export import unpack
-
-    unpack(session.recipe, session.weights, session.folder("autoencoder"), session.folder("diffusion"))
-
-
 def run_weak(session: Session) -> None:
     from ..loader import WEIGHTS
     from .diffusion import tune_to_weak_icons
@@ -130,17 +124,23 @@ STAGES: dict[str, Callable[[Session], None]] = {
     "autoencoder": run_autoencoder,
     "patches": run_patches,
     "diffusion": run_diffusion,
+    "weak": run_weak,
     "export": run_export,
     "evaluate": run_evaluate,
 }
-# To be compared with the model without: `weak` or `schedule` (Appendix F), then `export --denoiser` with its name
-# `unpack` stands for training the autoencoder and the denoiser
-OPTIONAL_STAGES = {"unpack": run_unpack, "weak": run_weak, "schedule": run_schedule}
+# Appendix F, to be compared with the model without: then `export --denoiser schedule`
+OPTIONAL_STAGES = {"schedule": run_schedule}
 
 
 def default_work_folder() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
     return Path(cache) / "postdiff" / "embedded_model"
+
+
+def odd(text: str) -> int:
+    if int(text) % 2 == 0:
+        raise argparse.ArgumentTypeError(f"{text} is even: the styles alternate, and one of them would be left out")
+    return int(text)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -153,12 +153,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--minutes", type=float, default=90, help="stop a stage after this long; run again to continue")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None, help="default: where it is fast")
-    parser.add_argument("--denoiser", choices=DENOISERS, default="diffusion", help="stage to export")
+    parser.add_argument("--denoiser", choices=DENOISERS, default="weak", help="stage to export")
     evaluation = parser.add_argument_group("evaluate")
     evaluation.add_argument("--steps", type=int, help="sampling steps (default: as shipped)")
     evaluation.add_argument("--cfg", type=float, help="guidance (default: as shipped)")
     evaluation.add_argument("--sampler", help="ComfyUI's name of a sampler (default: as shipped)")
-    evaluation.add_argument("--every", type=int, default=1, help="judge only every n-th prompt")
+    evaluation.add_argument("--every", type=odd, default=1, help="judge only every n-th prompt; odd: styles alternate")
     evaluation.add_argument("--number", type=int, default=128, help="prompts judged of each kind that is sampled")
     evaluation.add_argument("--runs", nargs="+", choices=("full", "half_start"), default=("full", "half_start"))
     return parser.parse_args()

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..architecture import SPECIAL_TOKENS, TEXT_ENCODER, UNET, TextEncoder, build_unet, tokenizer_class, zero
-from ..loader import TEXT_PREFIX, UNET_PREFIX
+from ..architecture import TEXT_ENCODER, UNET, TextEncoder, build_unet, text_encoder_config, tokenizer_class, zero
+from ..loader import TEXT_PREFIX, UNET_PREFIX, take
 from .captions import training_caption, vocabulary
 from .config import Recipe
 from .host import autocast, generator
@@ -26,13 +26,12 @@ class TextToImage(nn.Module):
 
     def __init__(self, words: list[str]):
         super().__init__()
-        text_config = {**TEXT_ENCODER, "vocab_size": len(SPECIAL_TOKENS) + len(words)}
         self.unet = build_unet(UNET, dtype=torch.float32)
-        self.text_encoder = TextEncoder(text_config, dtype=torch.float32)
+        self.text_encoder = TextEncoder(text_encoder_config(words), dtype=torch.float32)
         self.tokenizer = tokenizer_class(words, TEXT_ENCODER["max_position_embeddings"], TEXT_ENCODER["hidden_size"])()
         initialise(self)
-        text_model = self.text_encoder.requires_grad_(False).clip_emoji.transformer.text_model.requires_grad_(True)
-        for name, module in text_model.named_modules():
+        trainable(self)
+        for name, module in self.text_encoder.clip_emoji.transformer.text_model.named_modules():
             # the layers add to their input in place, which autograd forbids once the norm has saved it
             if name.endswith(("layer_norm1", "layer_norm2")):
                 module.register_forward_pre_hook(clone_input)
@@ -179,15 +178,11 @@ def trainable(network: TextToImage) -> TextToImage:
     return network
 
 
-def without_prefix(prefix: str, exported: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(prefix): value for key, value in exported.items() if key.startswith(prefix)}
-
-
 def load_exported(weights: Path) -> TextToImage:
     """The denoiser and the text encoder of an exported file, in 32 bit."""
     network, exported = TextToImage(vocabulary()), load_file(weights)
     for module, prefix in ((network.unet, UNET_PREFIX), (network.text_encoder, TEXT_PREFIX)):
-        module.load_state_dict(without_prefix(prefix, exported))
+        module.load_state_dict(take(exported, prefix))
     return network.eval().requires_grad_(False)
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..loader import RECOMMENDED, load_embedded_model
+from ..loader import RECOMMENDED, load_embedded_model, sha256
 from .captions import ONE_OBJECT, Prompt, held_out_file, random_prompt, read_held_out
 from .config import STYLES
 from .judge import Judge, foreground_centre, share
@@ -169,7 +169,9 @@ def evaluate(sampler: Sampler, weights: Path, folder: Path, every: int, number: 
     judge = Judge.shipped(weights.parent)
     prompts = judged_prompts(weights.parent, number)
     result: dict[str, object] = {
-        "weights": weights.name,
+        "weights": sha256(weights),
+        "every": every,
+        "number": number,
         "steps": sampler.steps,
         "cfg": sampler.cfg,
         "sampler": sampler.sampler_name,

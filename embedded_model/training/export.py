@@ -1,7 +1,4 @@
-"""Write the shipped files: weights and their checksum, the concepts, and the judge's copy of the training pictures.
-
-`unpack` makes checkpoints of the weights again, for the stages that go on from them.
-"""
+"""Write the shipped files: weights and their checksum, the concepts, and the judge's copy of the training pictures."""
 
 from __future__ import annotations
 
@@ -11,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from ..architecture import SPECIAL_TOKENS, TEXT_ENCODER, UNET, Autoencoder
+from ..architecture import UNET, Autoencoder, text_encoder_config
 from ..loader import METADATA_KEY, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, checksum_file, sha256
 from .autoencoder import load_autoencoder
 from .captions import held_out_file, vocabulary, write_held_out
 from .config import STYLES, Recipe, concepts
-from .diffusion import load_exported, load_text_to_image, trainable, without_prefix
+from .diffusion import load_text_to_image
 from .icons import over_background
 from .judge import Judge
-from .loop import keep_as_trained
 from .pictures import Composer, draw_prompt, draw_scene
 
 
@@ -54,10 +50,7 @@ def export(
     factors, bias = preview_colours(autoencoder, sample_latents(recipe, patches))
     metadata = {
         "unet": UNET,
-        "text_encoder": {
-            **TEXT_ENCODER,
-            "vocab_size": len(SPECIAL_TOKENS) + len(words),
-        },
+        "text_encoder": text_encoder_config(words),
         "words": words,
         "latent_rgb_factors": factors,
         "latent_rgb_factors_bias": bias,
@@ -86,11 +79,3 @@ def export(
     pairs = [(style, concept.name) for concept in concepts() for style in STYLES]
     Judge.from_pictures(pictures, pairs).save(weights.with_name("training_pictures.webp"))
     print(f"{weights}: {weights.stat().st_size / 1e6:.2f} MB, {len(listed)} concepts")
-
-
-def unpack(recipe: Recipe, weights: Path, autoencoder_folder: Path, diffusion_folder: Path) -> None:
-    """Leave exported weights as the two trained stages would have, with nothing in their optimizers' memory."""
-    autoencoder = Autoencoder()
-    autoencoder.load_state_dict(without_prefix(VAE_PREFIX, load_file(weights)))
-    keep_as_trained(autoencoder, recipe.autoencoder, autoencoder_folder)
-    keep_as_trained(trainable(load_exported(weights)), recipe.diffusion, diffusion_folder)

@@ -73,6 +73,12 @@ def crop_to_foreground(picture: np.ndarray) -> np.ndarray:
     return _crop(picture, foreground_mask(picture))
 
 
+def picture_error(picture: np.ndarray, own: np.ndarray) -> float:
+    """Root mean square difference of a (h, w, 3) picture from a crop, either way round, place and size removed."""
+    crop = crop_to_foreground(picture)
+    return min(float(np.sqrt(np.square(crop - known).mean())) for known in (own, own[:, ::-1]))
+
+
 def crops_of_two(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The foregrounds of a picture's two halves, parted where both hold some and less lies on the seam."""
     mask = foreground_mask(picture)

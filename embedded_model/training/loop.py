@@ -33,29 +33,6 @@ def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
 
 
-def write_checkpoint(
-    folder: Path, step: int, network: nn.Module, average: AveragedModel, optimizers: Optimizers
-) -> None:
-    state = {
-        "step": step,
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "optimizers": optimizers.state_dict(),
-    }
-    checkpoint = folder / "checkpoint.pt"
-    torch.save(state, checkpoint.with_suffix(".part"))
-    os.replace(checkpoint.with_suffix(".part"), checkpoint)
-
-
-def keep_as_trained(network: nn.Module, plan: Training, folder: Path) -> None:
-    """Leave `network` in `folder` as a stage that has been trained to its end; what is there already stays."""
-    if (folder / "checkpoint.pt").exists():
-        print(f"{folder} holds a checkpoint already: it is kept")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(folder, plan.steps, network, AveragedModel(network), Optimizers(network, plan))
-
-
 class Optimizers:
     """AdamW for all weights; with `plan.muon` set, Muon for the matrices inside the network (Jordan 2024).
 
@@ -131,6 +108,16 @@ def train(
         average.load_state_dict(state["average"])
         optimizers.load_state_dict(state["optimizers"])
 
+    def save(step: int) -> None:
+        state = {
+            "step": step,
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimizers": optimizers.state_dict(),
+        }
+        torch.save(state, checkpoint.with_suffix(".part"))
+        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+
     network.train()
     step, losses, began, saved = start, [], time.monotonic(), time.monotonic()
     end = min(plan.steps, stop_at or plan.steps)
@@ -153,9 +140,9 @@ def train(
                     with (folder / "log.jsonl").open("a") as log:
                         log.write(json.dumps({"step": step, "loss": mean, "seconds": time.monotonic() - began}) + "\n")
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    write_checkpoint(folder, step, network, average, optimizers)
+                    save(step)
                     saved = time.monotonic()
         finally:
             if step > start:
-                write_checkpoint(folder, step, network, average, optimizers)
+                save(step)
     return step >= plan.steps

@@ -7,13 +7,7 @@ import torch
 from torch.nn import Conv2d, Linear
 
 from postdiff.embedded_model.training.config import Training
-from postdiff.embedded_model.training.loop import (
-    Optimizers,
-    averaged_weights,
-    keep_as_trained,
-    learning_rate_factor,
-    train,
-)
+from postdiff.embedded_model.training.loop import Optimizers, averaged_weights, learning_rate_factor, train
 
 PLAN = Training(steps=12, learning_rate=1e-2, ema_decay=0.9, warmup_steps=3)
 
@@ -48,18 +42,6 @@ def test_a_resumed_training_run_equals_the_uninterrupted_one(tmp_path, plan):
     whole, parts = averaged_weights(tmp_path / "whole"), averaged_weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
-
-
-def test_weights_kept_as_trained_are_a_finished_stage_and_do_not_replace_another(tmp_path):
-    network, loss_at = toy_problem()
-    keep_as_trained(network, PLAN, tmp_path / "stage")
-    kept = averaged_weights(tmp_path / "stage")
-    assert all(torch.equal(kept[key], value) for key, value in network.state_dict().items())
-    assert train(network, lambda step: pytest.fail("trained"), PLAN, tmp_path / "stage")
-    train(network, loss_at, PLAN, tmp_path / "other")
-    trained = averaged_weights(tmp_path / "other")
-    keep_as_trained(Toy(), PLAN, tmp_path / "other")
-    assert all(torch.equal(averaged_weights(tmp_path / "other")[key], trained[key]) for key in trained)
 
 
 def test_muon_gives_every_direction_of_a_hidden_matrix_a_like_step():
