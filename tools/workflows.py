@@ -39,10 +39,7 @@ RESULTS = "What comes out"
 ANOTHER_PICTURE = (
     "It is another picture than the stock one, as with another seed: its layout is decided at low resolution."
 )
-COMPARE = (
-    "The first run also loads the model: to compare, queue again with another seed in both samplers (with nothing "
-    "changed ComfyUI does not run)."
-)
+COMPARE = "The first run also loads the model: to compare, run again with another seed in both samplers."
 
 PROMPT = "a lighthouse on a cliff at sunset, waves, detailed painting"
 UNWANTED = "text, watermark, blurry"
@@ -304,16 +301,16 @@ def lcm_side_by_side(graph: Graph) -> None:
         f"""
 ## LCM in eight steps, and cheaper ones
 
-768 x 768, 8 steps, cfg 1. The first half of the steps runs at 384 pixels, the second reuses what it has read of the
-prompt (the paper's beta 1/2, s 1/2, m 1/2). No deep cache: so few steps have too little in common.
+768 x 768, 8 steps, cfg 1: the first half at 384 pixels, the second with cross-attention reused (beta 1/2, s 1/2,
+m 1/2). No deep cache.
 
 **Files**: [{SD15}]({MODELS[SD15][1]}) in **models/checkpoints**; [the LCM
 LoRA]({HUB}/latent-consistency/lcm-lora-sdv1-5/resolve/main/pytorch_lora_weights.safetensors), renamed to {LCM_LORA},
 in **models/loras**.
 
-**What to expect**: {less_work(1.7, 42)}. The authors measured 1.27x on an A5000. With cfg 1 there is no
-negative prompt to drop: what saves here are the low-resolution steps and the cross-attention cache. {ANOTHER_PICTURE}
-{COMPARE} No speed-up is shown: no step of this run takes what a stock step does.
+**What to expect**: {less_work(1.7, 42)}. The authors measured 1.27x on an A5000. No
+speed-up is shown: no step takes what a stock step does. {ANOTHER_PICTURE}
+{COMPARE}
 """
     )
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
@@ -357,8 +354,7 @@ def pixart_alpha_side_by_side(graph: Graph) -> None:
 ## PixArt-alpha with the paper's settings
 
 1024 x 1024, 20 steps, cfg 4.5. The first half of the steps runs at 768 pixels, the last quarter without negative prompt
-and with what it has read of the prompt reused (the paper's beta 3/4, s 1/2, m 3/4). No deep cache: a transformer has no
-skip connections.
+(beta 3/4, s 1/2, m 3/4). No deep cache: a transformer has no skip connections.
 
 **Files**: [the transformer]({HUB}/PixArt-alpha/PixArt-XL-2-1024-MS/tree/main/transformer), renamed to {PIXART}, in
 **models/diffusion_models**; [{T5}]({MODELS[T5][1]}) in **models/text_encoders**;
@@ -397,9 +393,7 @@ scaled with the steps at low resolution.
 {STYLE_LORA}, from ComfyUI's LoRA tutorial).
 
 **What to expect**: the picture follows the edges in both runs. The ControlNet itself runs in every step, so the
-speed-up is smaller than without. {COMPARE}
-
-At 512 pixels, or with a checkpoint of another kind, choose **auto** as preset.
+speed-up is smaller than without. At 512 pixels, or with a checkpoint of another kind, choose **auto**.
 """
     )
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
@@ -434,9 +428,7 @@ A part of a picture is repainted, the rest stays. Works with ordinary and with i
 Noise Mask** in place of the square.
 
 **What to expect**: outside the mask both results are the original (as well as the VAE can give it back); inside, the
-early steps repaint at low resolution.
-
-At 512 pixels, or with a checkpoint of another kind, choose **auto** as preset.
+early steps repaint at low resolution. At 512 pixels, or with a checkpoint of another kind, choose **auto**.
 """
     )
     loader = left.add("CheckpointLoaderSimple", ckpt_name=SD15)
