@@ -78,3 +78,10 @@ def test_the_readmes_speeds_are_those_measured():
         assert (found["steps"], found["repeats"]) == (int(steps), int(rounds)), model
         assert speedup == f"{everything['speedup']:.2f}x"
         assert arithmetic == f"{everything['arithmetic']:.2f}x"
+
+
+def test_every_table_of_the_embedded_models_pictures_is_of_the_shipped_weights():
+    shipped = (pack.ROOT / "embedded_model" / "postdiff_emoji.sha256").read_text().split()[0]
+    files = [*RESULTS.glob("quality-*.json"), *RESULTS.glob("*-embedded-*.json")]
+    assert len(files) > 10
+    assert [file.name for file in files if json.loads(file.read_text())["weights"] != shipped] == []
