@@ -12,17 +12,20 @@ FIRST_SEED = 1000
 
 
 class EmbeddedModel:
-    """The pack's own model; a picture is compared with the training picture of its prompt."""
+    """The pack's own model; a picture is compared with the training picture of its prompt.
+
+    `dtype` is what the denoiser computes in, by default what ComfyUI chooses.
+    """
 
     name, title = "embedded", "Embedded model, 256 px"
     error_is = "root mean square difference from the prompt's training picture, either way round; place, size removed"
 
-    def __init__(self, pictures: int) -> None:
+    def __init__(self, pictures: int, dtype: torch.dtype | None = None) -> None:
         from postdiff.embedded_model.loader import RECOMMENDED, WEIGHTS, load_embedded_model, sha256
         from postdiff.embedded_model.training.judge import Judge
 
         judge = Judge.shipped()
-        model, clip, self._vae = load_embedded_model()
+        model, clip, self._vae = load_embedded_model(dtype=dtype)
         chosen = np.random.default_rng(FIRST_SEED).permutation(len(judge.pairs))[:pictures].tolist()
         self.weights = sha256(WEIGHTS)
         self.prompts = [" ".join(judge.pairs[i]) for i in chosen]
@@ -56,8 +59,8 @@ class RandomModel:
     error_is = "the latent's standard deviation (meaningless)"
     weights, prompts = None, ()
 
-    def __init__(self) -> None:
-        self.inputs = [tiny_models.sampler_inputs(tiny_models.small_unet(), seed=7, steps=6)]
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.inputs = [tiny_models.sampler_inputs(tiny_models.small_unet(weights=dtype), seed=7, steps=6)]
 
     def error(self, _number: int, latent: torch.Tensor) -> float:
         return float(latent.std())

@@ -110,7 +110,8 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
     from _subjects import EmbeddedModel, RandomModel
     from tqdm import tqdm
 
-    subject = RandomModel() if options.model == "random" else EmbeddedModel(options.pictures)
+    dtype = _host.dtype_of(options)
+    subject = RandomModel(dtype) if options.model == "random" else EmbeddedModel(options.pictures, dtype)
     inputs = [{**given, "steps": options.steps or given["steps"]} for given in subject.inputs]
     candidates = [*_candidates.sweeps(), *_packs(options)]
     stock_latents: list[Any] = []
@@ -150,7 +151,7 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
         **_document(options, subject.name),
         "weights": subject.weights,
         "prompts": subject.prompts,
-        "title": f"{subject.title}, {len(inputs)} pictures, {inputs[0]['steps']} steps",
+        "title": f"{subject.title}, {len(inputs)} pictures, {inputs[0]['steps']} steps, {options.dtype}",
         "error_is": subject.error_is,
         "stock": stock,
         "rows": rows,
@@ -252,6 +253,8 @@ def command_line() -> argparse.ArgumentParser:
     _host.add_timing_options(speed)
     error = what.add_parser("error", help="what pictures lose at the same work")
     error.add_argument("--model", choices=("embedded", "random"), default="embedded", help="random: to try it out")
+    # In fp32 ComfyUI's EasyCache fails on flow models: it adds to the latent in place, which then is no copy.
+    error.add_argument("--dtype", choices=_host.DTYPES, default="bf16", help="what the denoiser computes in")
     reuse = what.add_parser("reuse", help="what a step errs with the deep branch reused, and left out")
     for each in (error, reuse):
         each.add_argument("--pictures", type=int, default=24, help="how many prompts, one seed each")

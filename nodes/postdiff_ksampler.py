@@ -66,7 +66,7 @@ class PostDiffKSampler(io.ComfyNode):
         if canvas is not None and preset not in presets.PRESETS:  # those the page knows
             canvas.show_choice(preset, choice)
         try:
-            patched = patch.fill(model, choice.settings, canvas, choice.notes)
+            patched = patch.fill(model, choice.settings, canvas, choice.remarks)
         except ValueError as error:
             raise ValueError(f"The preset {preset!r} does not suit this model; auto does. {error}") from error
         return sample(patched, ksampler)

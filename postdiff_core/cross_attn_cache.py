@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class _Reuse(Uncopied):
 
     def __init__(self, run: Run, outputs: _Outputs) -> None:
         self.run, self.outputs = run, outputs
-        self.sites: dict[int, list[Site]] = {}  # by id of the diffusion model: several GPUs have one each
+        self.sites_of = functools.cache(find_sites)  # of a diffusion model: several GPUs have one each
 
     def __call__(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         chunks, step = transformer_options.get(CHUNKS), self.run.step
@@ -54,7 +54,7 @@ class _Reuse(Uncopied):
         if chunks is None or not (reusing or self.run.plan.cross_attn_is_recorded_in(step.index)):
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
         diffusion_model, latent = executor.class_obj.diffusion_model, tuple(x.shape[-2:])
-        sites = self._sites_of(diffusion_model)
+        sites = self.sites_of(diffusion_model)
         hits = self.outputs.recall(sites, chunks, latent) if reusing else {}
         reused = self.outputs.chunks_that_are_reused(chunks)
         if reusing:
@@ -68,7 +68,7 @@ class _Reuse(Uncopied):
         copy = "attn2_output_patch" in transformer_options.get("patches", {})
         seen: dict[Site, torch.Tensor] = {}
         options = _options_for(transformer_options, hits)
-        recording = _recording(wanted, x.shape[0], seen, partial(self.run.note, OTHER_ROWS), copy=copy)
+        recording = _recording(wanted, x.shape[0], seen, functools.partial(self.run.note, OTHER_ROWS), copy=copy)
         with replaced(recording | _reusing(hits, copy=copy)):
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if self.run.is_compiled(diffusion_model):
@@ -76,11 +76,6 @@ class _Reuse(Uncopied):
         self.outputs.record(wanted, seen, latent)
         self.run.measure_caches()
         return out
-
-    def _sites_of(self, diffusion_model: torch.nn.Module) -> list[Site]:
-        if id(diffusion_model) not in self.sites:
-            self.sites[id(diffusion_model)] = find_sites(diffusion_model)
-        return self.sites[id(diffusion_model)]
 
 
 class _Outputs:

@@ -55,7 +55,7 @@ class Choice:
 
     settings: Settings
     reason: str
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     recognised: str = ""
 
 
@@ -110,8 +110,8 @@ def _without_refused(choice: Choice, model: Any) -> Choice:
         return choice
     left_out = f"left out, as they cannot act on it: {', '.join(TECHNIQUE_INFO[name].title for name in idle)}"
     settings = replace(choice.settings, **dict.fromkeys(idle))
-    notes = (*choice.notes, f"auto: {left_out}.")
-    return replace(choice, settings=settings, reason=f"{choice.reason}; {left_out}", notes=notes)
+    remarks = (*choice.remarks, f"auto: {left_out}.")
+    return replace(choice, settings=settings, reason=f"{choice.reason}; {left_out}", remarks=remarks)
 
 
 def trained_side(model: Any, family: Family) -> int:

@@ -7,6 +7,7 @@ guider's own copy of the model options, so that nothing of it outlives the run.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import sys
@@ -85,7 +86,8 @@ class Run(Uncopied):
         self._wrappers: list[tuple[str, Callable]] = []
         self._asked_at_end: list[Callable[[], str | None]] = []
         self._window_calls = Counter[bool]()  # that were to reuse, by whether what they needed was there
-        self._compiled: dict[int, bool] = {}  # by id of a diffusion model: several GPUs have one each
+        # Of a diffusion model, of which several GPUs have one each; to look takes milliseconds on large ones.
+        self.is_compiled = functools.cache(is_compiled)
         for remark in remarks:
             self.note(remark, logging.INFO)
         for note in (*notes, *plan.notes):
@@ -125,12 +127,6 @@ class Run(Uncopied):
     def note_at_end(self, find: Callable[[], str | None]) -> None:
         """Have the end of the run note what `find` then says: what shows only once all steps are done."""
         self._asked_at_end.append(find)
-
-    def is_compiled(self, diffusion_model: torch.nn.Module) -> bool:
-        """Whether what it gives must be copied to be kept; looked up once, which takes milliseconds on large models."""
-        if id(diffusion_model) not in self._compiled:
-            self._compiled[id(diffusion_model)] = is_compiled(diffusion_model)
-        return self._compiled[id(diffusion_model)]
 
     def new_cache(self) -> RowCache:
         """A cache that is emptied when the run ends."""
