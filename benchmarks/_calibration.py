@@ -13,7 +13,7 @@ Errors = Mapping[str, Sequence[float]]  # by candidate, one a picture; the less 
 
 
 class Replay(NamedTuple):
-    """Shares of the replays, each with its pictures in another random order."""
+    """Shares of the replays, each on other random pictures."""
 
     within_error_of_best: float  # the choice errs at most one standard error of the grid's best more than that
     within_error_of_difference: float  # ... at most one standard error of their difference, picture by picture
@@ -26,28 +26,27 @@ def best_of_grid(errors: Errors) -> str:
     return min(errors, key=lambda name: mean(errors[name]))
 
 
-def replay(errors: Errors, cost: Mapping[str, float], times: int, seed: int = 0) -> Replay:
-    """Search `times` times among these candidates."""
+def replay(errors: Errors, cost: Mapping[str, float], pictures: int, times: int, seed: int = 0) -> Replay:
+    """Search `times` times among these candidates, each time on so many others of the pictures."""
     generator = random.Random(seed)
-    best = best_of_grid(errors)
-    pictures = len(errors[best])
-    scores = {name: dict(enumerate(-error for error in row)) for name, row in errors.items()}
     near, level, spent, choices = 0, 0, 0.0, dict.fromkeys(errors, 0)
     for _ in range(times):
-        order = generator.sample(range(pictures), pictures)
+        drawn = generator.sample(range(len(next(iter(errors.values())))), pictures)
+        grid = {name: [row[picture] for picture in drawn] for name, row in errors.items()}
+        best = best_of_grid(grid)
         search = Search(cost, pictures)
-        search.run(lambda name, picture, order=order: scores[name][order[picture]])
+        search.run(lambda name, picture, grid=grid: -grid[name][picture])
         chosen = search.choice()
         assert chosen is not None
         choices[chosen] += 1
-        spent += sum(cost[name] * len(drawn) for name, drawn in search.scores.items())
-        worse = mean(errors[chosen]) - mean(errors[best])
-        near += worse <= stdev(errors[best]) / pictures**0.5
-        gap = difference(scores[best], scores[chosen])
+        spent += sum(cost[name] * len(scores) for name, scores in search.scores.items())
+        worse = mean(grid[chosen]) - mean(grid[best])
+        near += worse <= stdev(grid[best]) / pictures**0.5
+        gap = difference(dict(enumerate(grid[chosen])), dict(enumerate(grid[best])))
         level += chosen == best or (gap is not None and gap.mean <= gap.error)
     work = sum(cost[name] * count for name, count in choices.items()) / times
-    grid = pictures * sum(cost[name] for name in errors)
-    return Replay(near / times, level / times, spent / times / grid, work, {n: c for n, c in choices.items() if c})
+    whole = pictures * sum(cost[name] for name in errors)
+    return Replay(near / times, level / times, spent / times / whole, work, {n: c for n, c in choices.items() if c})
 
 
 def agreement(errors: Errors, size: int, times: int, seed: int = 0) -> float:
@@ -94,10 +93,11 @@ def table(result: dict[str, Any]) -> str:
             f"Error: {result['error_is']}, mean and its standard error over {result['pictures']} pictures. Searched "
             f"are the settings that do at least {result['min_speedup']:g} times less work than the stock run.",
             "",
-            f"The search, replayed {result['replays']} times with the pictures in random order, chose settings within "
-            f"one standard error of the grid's best in {replayed['within_error_of_best']:.0%} (within one standard "
-            f"error of their difference, picture by picture, in {replayed['within_error_of_difference']:.0%}), at "
-            f"{replayed['cost']:.1%} of the full grid's work.",
+            f"The search, replayed {result['replays']} times on {result['searched_pictures']} of them drawn at random, "
+            f"chose settings within one standard error of the grid's best on these in "
+            f"{replayed['within_error_of_best']:.0%} (within one standard error of their difference, picture by "
+            f"picture, in {replayed['within_error_of_difference']:.0%}), at {replayed['cost']:.1%} of the full grid's "
+            "work.",
             "",
             *markdown(["settings", "times less work", "error", "chosen"], lines),
             "",

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from arguments import positive
 from pack import ROOT, load_pack, prepare_comfyui
 
 DTYPES = ("bf16", "fp16", "fp32")
@@ -16,7 +17,7 @@ DTYPES = ("bf16", "fp16", "fp32")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say where a benchmark runs."""
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument("--threads", type=int, help="torch threads on the CPU; default: torch's own choice")
+    parser.add_argument("--threads", type=positive, help="torch threads on the CPU; default: torch's own choice")
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_timing_options(parser: argparse.ArgumentParser) -> None:
         default="wall",
         help="cpu: processor time, for a CPU that is in use by others",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="rounds; each runs every row once")
+    parser.add_argument("--repeats", type=positive, default=3, help="rounds; each runs every row once")
 
 
 def start(options: argparse.Namespace) -> None:
@@ -41,6 +42,8 @@ def start(options: argparse.Namespace) -> None:
 
     if options.device is None:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch finds no CUDA GPU here. Leave it out to measure on the CPU.")
     if options.threads:
         torch.set_num_threads(options.threads)
     scratch = tempfile.TemporaryDirectory(prefix="postdiff-bench-", ignore_cleanup_errors=True)

@@ -13,7 +13,10 @@ from _measure import Clock
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.pixart.pixartms import PixArtMSBlock
 
-STEPS_TIMED = {"cpu": 1, "cuda": 8}  # a round, after one that is not counted
+from postdiff.postdiff_core.architecture import latent_geometry
+
+STEPS_TIMED = {"cpu": 1, "cuda": 20}  # a round, after one that is not counted
+SMALLEST = 8  # latent side: what a step takes there, it takes however few its pixels
 
 
 class Kind(NamedTuple):
@@ -44,7 +47,7 @@ class Limits:
     def time_steps_of(self, reports: Iterable[dict[str, Any]]) -> None:
         """Time every kind of step in these runs once more, and the stock step."""
         kinds = {self._stock: None} | {kind: None for report in reports for kind in self.kinds_of(report)}
-        for kind in kinds:
+        for kind in dict.fromkeys([*kinds, *map(self._smallest, kinds)]):
             step, beyond = self._time(kind)
             self._steps.setdefault(kind, []).append(step)
             if kind == self._stock:
@@ -56,11 +59,21 @@ class Limits:
         return (beyond + len(kinds) * self._median(self._stock)) / (beyond + sum(map(self._median, kinds)))
 
     def document(self) -> list[dict[str, Any]]:
-        return [{"name": kind.name, "seconds": self._median(kind)} for kind in self._steps]
+        """Each kind of step: its seconds, and those of its like on the smallest latent."""
+        return [
+            {"name": kind.name, "seconds": self._median(kind), "on_smallest": self._median(self._smallest(kind))}
+            for kind in self._steps
+            if kind != self._smallest(kind)
+        ]
 
     @property
     def _stock(self) -> Kind:
         return Kind(tuple(self._inputs["latent_image"]["samples"].shape[-2:]), self._guided, None, True)
+
+    def _smallest(self, kind: Kind) -> Kind:
+        geometry = latent_geometry(self._inputs["model"].model.diffusion_model)
+        side = max(SMALLEST, geometry.smallest_mean + 1)  # PixArt takes even sides from 34 on
+        return kind._replace(size=(side, side))
 
     def _median(self, kind: Kind) -> float:
         return statistics.median(self._steps[kind])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+from tqdm import tqdm
+
+Name = TypeVar("Name", bound=Hashable)
 
 MB = 10**6
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -38,6 +42,7 @@ class Clock:
         return time.perf_counter()
 
     def seconds(self, action: Callable[[], Any]) -> float:
+        gc.collect()  # what came before
         start = self()
         action()
         return self() - start
@@ -58,10 +63,34 @@ class PeakMemory:
     def read(self) -> int | None:
         if self._device == "cuda":
             return torch.cuda.max_memory_allocated()
-        if not _STATUS.exists():
+        if not _CLEAR_REFS.exists():
             return None
         lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
         return int(lines["VmHWM"].split()[0]) * 1024
+
+
+class Turn(NamedTuple):
+    """What one run took."""
+
+    seconds: float
+    peak: int | None  # bytes
+
+
+def take_turns(actions: Mapping[Name, Callable[[], Any]], rounds: int, clock: Clock) -> Iterator[dict[Name, Turn]]:
+    """Round by round what each action took, the actions in turn and every second round backwards: drift cancels.
+
+    An action that raises ends it; the rounds before are complete.
+    """
+    memory = PeakMemory(clock.device)
+    with tqdm(total=rounds * len(actions), leave=False, disable=None) as progress:
+        for number in range(rounds):
+            turns: dict[Name, Turn] = {}
+            for name in actions if number % 2 == 0 else reversed(tuple(actions)):
+                progress.set_description(str(name))
+                memory.reset()
+                turns[name] = Turn(clock.seconds(actions[name]), memory.read())
+                progress.update()
+            yield turns
 
 
 def spread(values: Sequence[float]) -> float:

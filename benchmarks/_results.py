@@ -30,7 +30,7 @@ def speed_table(result: dict[str, Any]) -> str:
     rows = [
         [
             row["name"].replace("_", " "),
-            f"{row['seconds']:.2f}",
+            _seconds(row["seconds"]),
             _spread(row["spread"], result),
             f"{row['speedup']:.2f}",
             f"{row['arithmetic']:.2f}",
@@ -42,7 +42,9 @@ def speed_table(result: dict[str, Any]) -> str:
         ]
         for row in result["rows"]
     ]
-    kinds = [[kind["name"], f"{kind['seconds']:.3f}"] for kind in result["step_kinds"]]
+    columns = {"seconds": "seconds", "on_smallest": "on the smallest latent"}
+    shown = [column for column in columns if column in result["step_kinds"][0]]  # the second is newer
+    kinds = [[kind["name"], *(_seconds(kind[column]) for column in shown)] for kind in result["step_kinds"]]
     return "\n".join(
         [
             f"# {result['model']}, {result['pixels']} px, {result['steps']} steps{_batch(result)}, {result['dtype']}",
@@ -53,9 +55,13 @@ def speed_table(result: dict[str, Any]) -> str:
             "",
             f"Switched-off nodes add {result['neutral_ms_per_evaluation']:.2f} ms of the processor's to an evaluation.",
             "",
-            *markdown(["step of the attainable limit", "seconds"], kinds),
+            *markdown(["step of the attainable limit", *(columns[column] for column in shown)], kinds),
         ]
     )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.4g}"
 
 
 def _batch(result: dict[str, Any]) -> str:
@@ -88,12 +94,12 @@ def peers_speed_table(result: dict[str, Any]) -> str:
     """The result of `peers.py speed` as Markdown, fastest first."""
     rows = sorted(result["rows"], key=lambda row: -row.get("speedup", 0.0))
     lines = [
-        [row["name"], row["setting"], f"{row['seconds']:.2f}", _spread(row["spread"], result), f"{row['speedup']:.2f}"]
+        [row["name"], row["setting"], _seconds(row["seconds"]), _spread(row["spread"], result), f"{row['speedup']:.2f}"]
         if row["failure"] is None
         else [row["name"], row["setting"], "failed", "", row["failure"]]
         for row in rows
     ]
-    stock = ["stock", "", f"{result['stock_seconds']:.2f}", _spread(result["stock_spread"], result), "1.00"]
+    stock = ["stock", "", _seconds(result["stock_seconds"]), _spread(result["stock_spread"], result), "1.00"]
     return "\n".join(
         [
             f"# Peers: {result['title']}",

@@ -1,26 +1,35 @@
 """Does the calibration find what the full grid would, at a fraction of the cost? On the embedded model.
 
-    python dev.py bench calibrate --pictures 36 --threads 1
+    python dev.py bench calibrate --pictures 108 --threads 1
 
 Every setting of the quick grid draws every picture once; a picture is judged by its distance from the training picture
-of its prompt, which can rank mixed resolution too. Then the search is replayed on these scores in random orders of the
+of its prompt, which can rank mixed resolution too. Then the search is replayed on these scores, each time on other
 pictures. Scores are kept as they come: an interrupted measurement goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import _host
 
+from arguments import positive
+from environment import cache_folder
+from pack import ROOT
+
+DECIDES = (
+    *("postdiff_core/**/*.py", "embedded_model/*.py", "embedded_model/*.sha256"),
+    *("embedded_model/training/judge.py", "benchmarks/_subjects.py"),
+)
 STEPS = 8
 MIN_SPEEDUP = 1.5
-REPLAYS = 300
+REPLAYS = 1000
+SEARCHED_PICTURES = 36  # in each of them
 SMALL_SETS = (1, 2, 4, 8)
 
 
@@ -44,8 +53,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     subject = EmbeddedModel(options.pictures)
     shares = grid(subject)
-    partial = options.partial or Path(os.environ["POSTDIFF_CACHE"]) / f"calibrate-{subject.weights[:12]}.jsonl"
-    errors = errors_of(subject, shares, partial, options.minutes)
+    errors = errors_of(subject, shares, options.partial or store(options.device), options.minutes)
     pictures = len(next(iter(errors.values())))
     searched = {str(each): errors[str(each)] for each, share in shares.items() if share * MIN_SPEEDUP <= 1}
     only_s = {str(each): errors[str(each)] for each in shares if varies_s_only(each)}
@@ -70,13 +78,25 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for each, share in shares.items()
         ],
         "replays": REPLAYS,
-        "replay": replay(searched, cost, REPLAYS)._asdict(),
+        "searched_pictures": (searched_pictures := min(SEARCHED_PICTURES, pictures)),
+        "replay": replay(searched, cost, searched_pictures, REPLAYS)._asdict(),
         "agreement": {
             size: {"all searched": agreement(searched, size, 200), "s alone (figure 9)": agreement(only_s, size, 200)}
             for size in SMALL_SETS
             if 2 * size <= pictures
         },
     }
+
+
+def store(device: str) -> Path:
+    """Where scores are kept, named by all that decides them: what was scored otherwise is not gone on with."""
+    import comfyui_version
+    import torch
+
+    content = hashlib.sha256(f"{STEPS} {device} {torch.__version__} {comfyui_version.__version__}".encode())
+    for file in sorted(file for pattern in DECIDES for file in ROOT.glob(pattern)):
+        content.update(file.read_bytes())
+    return cache_folder() / f"calibrate-{content.hexdigest()[:12]}.jsonl"
 
 
 def grid(subject: Any) -> dict[Any, float]:
@@ -114,10 +134,7 @@ def errors_of(subject: Any, candidates: Any, partial: Path, minutes: float) -> d
 
     from postdiff.postdiff_core import patch
 
-    done: dict[tuple[str, int], float] = {}
-    if partial.exists():
-        for record in map(json.loads, partial.read_text(encoding="utf-8").splitlines()):
-            done[record["candidate"], record["picture"]] = record["error"]
+    done = {(record["candidate"], record["picture"]): record["error"] for record in _records(partial)}
     pictures = range(len(subject.inputs))
     wanted = [(each, picture) for picture in pictures for each in candidates if (str(each), picture) not in done]
     deadline = time.monotonic() + 60 * minutes
@@ -136,9 +153,20 @@ def errors_of(subject: Any, candidates: Any, partial: Path, minutes: float) -> d
     return {str(each): [done[str(each), picture] for picture in complete] for each in candidates}
 
 
+def _records(partial: Path) -> list[dict[str, Any]]:
+    """What the file holds; the end of a line that was interrupted is taken off it."""
+    if not partial.exists():
+        return []
+    text = partial.read_text(encoding="utf-8")
+    whole, end, _ = text.rpartition("\n")
+    if whole + end != text:
+        partial.write_text(whole + end, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench calibrate", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pictures", type=int, default=32, help="prompts, one seed each")
+    parser.add_argument("--pictures", type=positive, default=108, help="prompts, one seed each")
     parser.add_argument("--minutes", type=float, default=600, help="then what is complete counts; 0: what there is")
     parser.add_argument(
         "--partial", type=Path, help="where the scores are kept as they come; default: the cache folder"

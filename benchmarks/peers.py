@@ -19,10 +19,13 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import _host
+
+from arguments import positive
 
 MEASURES = ("speed", "error", "reuse")
 
@@ -57,50 +60,70 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each peer at its defaults, taking turns with the stock run."""
+    """Seconds of each peer at its defaults, taking turns with the stock run.
+
+    Packs come last, one by one: what they leave in a model would slow down all others, the stock run too.
+    """
     import _candidates
     import _models
-    from _measure import Clock, attempt, sample, spread
-    from tqdm import tqdm
+    from _measure import Clock, spread
 
     family = _models.FAMILIES[options.model]
     pixels, steps = options.size or family.size, options.steps or family.steps
     clock = Clock(options.clock, options.device)
     model = _models.build(family, _host.dtype_of(options))
     inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps)
-    candidates = [*_candidates.at_defaults(family.preset), *_packs(options)]
-    warm_up = {**inputs, "steps": min(steps, 4)}  # kernels are prepared for each new shape; four steps meet them all
-    sample(warm_up)
-    for candidate in tqdm(candidates, desc="warm-up", leave=False, disable=None):
-        attempt(lambda c=candidate: sample(c.prepare(warm_up)))
-    rows: list[dict[str, Any]] = [
-        {"name": each.name, "setting": each.setting, "seconds": [], "failure": None} for each in candidates
-    ]
-    stock: list[float] = []
-    with tqdm(total=options.repeats * (len(rows) + 1), disable=None) as progress:
-        for _ in range(options.repeats):
-            stock.append(clock.seconds(lambda: sample(inputs)))
-            progress.update()
-            for candidate, row in zip(candidates, rows, strict=True):
-                progress.set_description(row["name"])
-                if row["failure"] is None:
-                    row["failure"] = attempt(lambda c=candidate, r=row: r["seconds"].append(_timed(c, inputs, clock)))
-                progress.update()
+    unchanged = _candidates.Candidate("stock", "", lambda given: given)
+    rows = []
+    for group in ([unchanged, *_candidates.at_defaults(family.preset)], *([pack] for pack in _packs(options))):
+        rows += take_turns_if_they_work(group, inputs, options.repeats, clock)
+    stock = next(row for row in rows if row["name"] == "stock")
+    if stock["failure"]:
+        raise RuntimeError(f"The stock run failed: {stock['failure']}")
     for row in rows:
-        seconds = row.pop("seconds")
         if row["failure"] is None:
-            ratios = [before / own for before, own in zip(stock, seconds, strict=True)]
-            row |= {"seconds": statistics.median(seconds), "spread": spread(seconds)}
+            ratios = [before / own for before, own in zip(stock["rounds"], row["rounds"], strict=True)]
+            row |= {"seconds": statistics.median(row["rounds"]), "spread": spread(row["rounds"])}
             row["speedup"] = statistics.median(ratios)
     return {
         **_document(options, options.model),
         "clock": options.clock,
         "repeats": options.repeats,
         "title": f"{family.title}, {pixels} px, {steps} steps, {options.dtype}",
-        "stock_seconds": statistics.median(stock),
-        "stock_spread": spread(stock),
-        "rows": rows,
+        "stock_seconds": stock["seconds"],
+        "stock_spread": stock["spread"],
+        "rows": [row for row in rows if row is not stock],
     }
+
+
+def take_turns_if_they_work(
+    candidates: Sequence[Any], inputs: dict[str, Any], rounds: int, clock: Any
+) -> list[dict[str, Any]]:
+    """A row for each candidate with its seconds, one a round, or with why it failed."""
+    from _measure import attempt, sample, take_turns
+
+    rows: dict[str, dict[str, Any]] = {}
+    actions = {}
+    for candidate in candidates:
+        row = {"name": candidate.name, "setting": candidate.setting, "rounds": [], "failure": None}
+        prepared: dict[str, Any] = {}
+
+        def warm_up(candidate: Any = candidate, prepared: dict[str, Any] = prepared) -> None:
+            prepared.update(candidate.prepare(inputs))
+            # Kernels are prepared for each new shape; four steps meet them all.
+            sample({**prepared, "steps": min(prepared["steps"], 4) if clock.device == "cpu" else prepared["steps"]})
+
+        def run(row: dict[str, Any] = row, prepared: dict[str, Any] = prepared) -> None:
+            row["failure"] = row["failure"] or attempt(lambda: sample(prepared))
+
+        row["failure"] = attempt(warm_up)
+        rows[candidate.name] = row
+        if row["failure"] is None:
+            actions[candidate.name] = run
+    for turns in take_turns(actions, rounds, clock):
+        for name, turn in turns.items():
+            rows[name]["rounds"].append(turn.seconds)
+    return list(rows.values())
 
 
 def measure_error(options: argparse.Namespace) -> dict[str, Any]:
@@ -141,9 +164,10 @@ def measure_error(options: argparse.Namespace) -> dict[str, Any]:
             return row
 
         unchanged = _candidates.Candidate("stock", "", lambda given: given)
-        stock, *rows = map(judge, (unchanged, *candidates))
-    if stock["failure"]:
-        raise RuntimeError(f"The stock run failed: {stock['failure']}")
+        stock = judge(unchanged)
+        if stock["failure"]:
+            raise RuntimeError(f"The stock run failed: {stock['failure']}")
+        rows = [judge(candidate) for candidate in candidates]
     for row in rows:
         if not row["failure"]:
             row["work_saved_factor"] = stock["macs"] / row["macs"]
@@ -183,13 +207,6 @@ def measure_reuse(options: argparse.Namespace) -> dict[str, Any]:
             for errors in zip(*pictures, strict=True)
         ],
     }
-
-
-def _timed(candidate: Any, inputs: dict[str, Any], clock: Any) -> float:
-    from _measure import sample
-
-    prepared = candidate.prepare(inputs)
-    return clock.seconds(lambda: sample(prepared))
 
 
 def _packs(options: argparse.Namespace) -> list[Any]:
@@ -249,7 +266,7 @@ def command_line() -> argparse.ArgumentParser:
     what = parser.add_subparsers(dest="what", required=True)
     speed = what.add_parser("speed", help="seconds, on a paper's architecture with random weights")
     speed.add_argument("--model", choices=("sd15", "lcm", "sdxl", "pixart_alpha"), default="sd15")
-    speed.add_argument("--size", type=int, help="pixels a side; default: the paper's")
+    speed.add_argument("--size", type=positive, help="pixels a side; default: the paper's")
     _host.add_timing_options(speed)
     error = what.add_parser("error", help="what pictures lose at the same work")
     error.add_argument("--model", choices=("embedded", "random"), default="embedded", help="random: to try it out")
@@ -257,9 +274,9 @@ def command_line() -> argparse.ArgumentParser:
     error.add_argument("--dtype", choices=_host.DTYPES, default="bf16", help="what the denoiser computes in")
     reuse = what.add_parser("reuse", help="what a step errs with the deep branch reused, and left out")
     for each in (error, reuse):
-        each.add_argument("--pictures", type=int, default=24, help="how many prompts, one seed each")
+        each.add_argument("--pictures", type=positive, default=24, help="how many prompts, one seed each")
     for each in (speed, error):
-        each.add_argument("--steps", type=int, help="default: the model's")
+        each.add_argument("--steps", type=positive, help="default: the model's")
         each.add_argument("--pack", type=Path, action="append", default=[], help="a folder with another node pack")
         each.add_argument(
             "--set", type=_setting, action="append", default=[], metavar="NODE.input=JSON", help="for the packs' nodes"

@@ -18,6 +18,7 @@ from typing import Any
 
 import _host
 
+from arguments import positive
 from environment import cache_folder
 
 GATE = "gate"
@@ -35,10 +36,14 @@ def main() -> None:
     unknown = set(options.only) - {*known, GATE}
     if unknown:
         raise SystemExit(f"There is no table {', '.join(sorted(unknown))}. Available: {', '.join([*known, GATE])}.")
-    if options.dtype and GATE in options.only:
-        raise SystemExit("The gate is recorded as the tests draw it, in what ComfyUI chooses: leave out --dtype.")
+    as_tested = options.device == "cpu" and not options.dtype
+    if GATE in options.only and not as_tested:
+        raise SystemExit(
+            "The gate is recorded as the tests draw it, on the CPU in what ComfyUI chooses: "
+            "leave out --dtype, and give --device cpu where there is a GPU."
+        )
     chosen = [table for name, table in known.items() if name in options.only or not options.only]
-    with_gate = not options.report and (GATE in options.only or not (options.only or options.dtype))
+    with_gate = not options.report and as_tested and (GATE in options.only or not options.only)
     for first in dict.fromkeys([*([0] if with_gate else []), *(table.first for table in chosen)]):
         subject, examiner = subject_and_examiner(_host.dtype_of(options) if options.dtype else None, first)
         runs = Runs(subject, options.store)
@@ -163,7 +168,7 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "found": f"{saved:.2f}",
         },
         {
-            "text": f"at most {MAX_POINTS_LOST:g} points of prompt agreement lost",
+            "text": f"at most {MAX_POINTS_LOST:g} points of prompts drawn right lost",
             "met": 100 * points["low"] >= -MAX_POINTS_LOST,
             "found": f"{100 * points['value']:+.1f}, bad end {100 * points['low']:+.1f}",
         },
@@ -173,7 +178,7 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench quality", description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these tables only")
-    parser.add_argument("--pairs", type=int, help="at most so many pairs a setting; default: as each table plans")
+    parser.add_argument("--pairs", type=positive, help="at most so many pairs a setting; default: as each table plans")
     parser.add_argument("--report", action="store_true", help="draw nothing; tables of what is there")
     parser.add_argument(
         "--store", type=Path, default=cache_folder() / "quality", help="where pictures and scores are kept"

@@ -1,9 +1,10 @@
 """How fast each technique runs, against the stock KSampler and against two limits.
 
+    python dev.py bench speed                                      every model at the paper's size, for a GPU
     python dev.py bench speed --model sd15 --size 512 --steps 8 --threads 1
 
 The paper's architectures run at full size with random weights (speed does not depend on them) in the stock KSampler;
-the rows take turns, so that drift cancels. Limits on the speed-up:
+the rows take turns, so that drift cancels, and what is complete is saved after every round. Limits on the speed-up:
 
     arithmetic   time proportional to multiply-accumulates (postdiff_core/cost.py)
     attainable   the same plan from separately timed steps: stock steps at low and full size, with one and two rows,
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import _host
@@ -25,6 +26,7 @@ from arguments import positive
 Seconds = dict[str, list[float]]  # by row
 Peaks = dict[str, list[int | None]]  # bytes, by row
 
+MODELS = ("sd15", "lcm", "sdxl", "pixart_alpha")
 ROWS = ("mixed_resolution", "deep_cache", "cross_attn_cache", "cfg_cutoff", "all", "neutral")
 
 
@@ -32,34 +34,35 @@ def main() -> None:
     options = _parse()
     _host.start(options)
     import torch
-
-    with torch.inference_mode():  # as ComfyUI runs nodes
-        result = measure(options)
-
     from _results import save, speed_table
 
-    table = speed_table(result)
-    batch = f"-batch-{options.batch}" if options.batch > 1 else ""
-    save(f"speed-{options.model}-{result['pixels']}px{batch}-{options.device}", result, table)
-    print(json.dumps(result, indent=1) if options.json else table)
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        for model in options.model:
+            result: dict[str, Any] = {}
+            for result in measure(model, options):  # after every round: the last stays if the next is interrupted
+                batch = f"-batch-{options.batch}" if options.batch > 1 else ""
+                save(f"speed-{model}-{result['pixels']}px{batch}-{options.device}", result, speed_table(result))
+            print(json.dumps(result, indent=1) if options.json else speed_table(result))
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run every row in turn; returns what results/*.json holds."""
+def measure(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Run every row in turn; after each round what results/*.json holds of the rounds so far."""
     import _limits
     import _models
-    from _measure import Clock, machine
+    from _measure import Clock, machine, take_turns
     from _overhead import neutral_milliseconds
     from tqdm import tqdm
 
     from postdiff.postdiff_core.presets import PRESETS
 
-    family = _models.FAMILIES[options.model]
+    family = _models.FAMILIES[name]
+    chosen = settings_of_rows(family)
+    if unknown := set(options.rows or ()) - chosen.keys():
+        raise SystemExit(f"{family.title} has no row {', '.join(sorted(unknown))}; it has {', '.join(chosen)}.")
     pixels, steps = options.size or family.size, options.steps or family.steps
     clock = Clock(options.clock, options.device)
     model = _models.build(family, _host.dtype_of(options))
     inputs = _models.sampler_inputs(family, model, pixels=pixels, steps=steps, batch=options.batch)
-    chosen = settings_of_rows(family)
     rows = {name: Row(chosen[name], inputs) for name in chosen if name in ("stock", *(options.rows or chosen))}
     deep_cache = PRESETS[family.preset].deep_cache
     limits = _limits.Limits(inputs, clock, depth=deep_cache.depth if deep_cache else None)
@@ -67,44 +70,32 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for row in tqdm(rows.values(), desc="warm-up", leave=False, disable=None):
         # Kernels are prepared for each new shape; four steps meet them all.
         row.sample(steps=min(steps, 4) if options.device == "cpu" else steps)
-    seconds, peaks = take_turns(rows, limits, clock, options)
-    return {
-        "benchmark": "speed",
-        "model": family.title,
-        "pixels": pixels,
-        "steps": steps,
-        "batch": options.batch,
-        "dtype": options.dtype,
-        "clock": options.clock,
-        "repeats": options.repeats,
-        "seed": inputs["seed"],
-        "machine": machine(options.device),
-        "rows": [document(name, row, seconds, peaks, limits) for name, row in rows.items()],
-        "step_kinds": limits.document(),
-        "neutral_ms_per_evaluation": overhead,
-    }
 
+    def time_limits() -> None:
+        limits.time_steps_of([row.report for row in rows.values() if row.report])
 
-def take_turns(rows: dict[str, Row], limits: Any, clock: Any, options: argparse.Namespace) -> tuple[Seconds, Peaks]:
-    """Seconds and peak memory of each row's runs, the rows in turn and the single steps after each round."""
-    from _measure import PeakMemory
-    from tqdm import tqdm
-
-    memory = PeakMemory(options.device)
     seconds: Seconds = {name: [] for name in rows}
     peaks: Peaks = {name: [] for name in rows}
-    with tqdm(total=options.repeats * (len(rows) + 1), disable=None) as progress:
-        for turn in range(options.repeats):
-            for name in rows if turn % 2 == 0 else reversed(rows):
-                progress.set_description(name)
-                memory.reset()
-                seconds[name].append(clock.seconds(rows[name].sample))
-                peaks[name].append(memory.read())
-                progress.update()
-            progress.set_description("limits")
-            limits.time_steps_of([row.report for row in rows.values() if row.report])
-            progress.update()
-    return seconds, peaks
+    actions = {**{name: row.sample for name, row in rows.items()}, "limits": time_limits}
+    for turns in take_turns(actions, options.repeats, clock):
+        for name in rows:
+            seconds[name].append(turns[name].seconds)
+            peaks[name].append(turns[name].peak)
+        yield {
+            "benchmark": "speed",
+            "model": family.title,
+            "pixels": pixels,
+            "steps": steps,
+            "batch": options.batch,
+            "dtype": options.dtype,
+            "clock": options.clock,
+            "repeats": len(seconds["stock"]),
+            "seed": inputs["seed"],
+            "machine": machine(options.device),
+            "rows": [document(name, row, seconds, peaks, limits) for name, row in rows.items()],
+            "step_kinds": limits.document(),
+            "neutral_ms_per_evaluation": overhead,
+        }
 
 
 def document(name: str, row: Row, seconds: Seconds, peaks: Peaks, limits: Any) -> dict[str, Any]:
@@ -114,6 +105,7 @@ def document(name: str, row: Row, seconds: Seconds, peaks: Peaks, limits: Any) -
     own, stock = ([peak for peak in peaks[each] if peak is not None] for each in (name, "stock"))
     return {
         "name": name,
+        "rounds": list(seconds[name]),
         "seconds": statistics.median(seconds[name]),
         "spread": spread(seconds[name]),
         "speedup": statistics.median(s / o for s, o in zip(seconds["stock"], seconds[name], strict=True)),
@@ -173,9 +165,9 @@ class Row:
 
 def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench speed", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", choices=("sd15", "lcm", "sdxl", "pixart_alpha"), default="sd15")
-    parser.add_argument("--size", type=int, help="pixels a side; default: the paper's")
-    parser.add_argument("--steps", type=int, help="default: the paper's")
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=MODELS, help="default: every one")
+    parser.add_argument("--size", type=positive, help="pixels a side; default: the paper's")
+    parser.add_argument("--steps", type=positive, help="default: the paper's")
     parser.add_argument(
         "--batch", type=positive, default=1, help="pictures at once; where one waits for launches, more"
     )

@@ -25,7 +25,8 @@ class LatentGeometry:
 def latent_geometry(diffusion_model: Any) -> LatentGeometry | None:
     """The latent sizes for mixed resolution; None for an architecture that states neither levels nor a patch size."""
     if isinstance(diffusion_model, UNetModel):
-        return LatentGeometry(multiple=2 ** (len(diffusion_model.channel_mult) - 1))
+        # Half its total downsampling: the lowest level may round up, while finer sides keep the aspect ratio.
+        return LatentGeometry(multiple=max(1, 2 ** (len(diffusion_model.channel_mult) - 2)))
     if isinstance(diffusion_model, PixArtMS):
         # Positions are scaled by round(mean side / 64), which is 0 up to 32 (comfy/ldm/pixart/pixartms.py).
         return LatentGeometry(multiple=diffusion_model.patch_size, smallest_mean=33)

@@ -99,7 +99,7 @@ def sample_in_two_stages(
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         sigmas = matched_sigmas(sigmas, size_ratio(sampling.size, low), model_sampling)
     run.enter_stage(range(switch, len(run.plan.steps)), sigmas.tolist())
-    guider.conds = conds
+    guider.conds = _with_given_picture(conds, guider.model_patcher.model, sampling.latent_image)
     height, width = sampling.size
     x0 = x0.to(sampling.latent_image.device)  # MPS has no `area` for every size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
@@ -156,6 +156,23 @@ def scale_cond(cond: dict, size: Size, low: Size) -> dict:
         boxes = [(embedding, *_scale_box(box, size, low)) for embedding, *box in gligen[2]]
         scaled["gligen"] = (*gligen[:2], boxes)
     return scaled
+
+
+def _with_given_picture(conds: dict[str, Any], model: Any, given: torch.Tensor) -> dict[str, Any]:
+    """Conditionings for stage 2: inpainting checkpoints see the given latent, as in a stock run.
+
+    Where a conditioning names no picture (VAEEncodeForInpaint), the host shows them the one that the run begins with,
+    which in stage 2 is the enlarged x0.
+    """
+    if not getattr(model, "concat_keys", ()) or not torch.count_nonzero(given):
+        return conds
+    return {
+        name: [
+            cond if cond.get("concat_latent_image") is not None else {**cond, "concat_latent_image": given}
+            for cond in group
+        ]
+        for name, group in conds.items()
+    }
 
 
 def _scale_box(box: Any, size: Size, low: Size) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 SIGMA_TOLERANCE = 1e-4
 MIN_STEPS = 3
+ASPECT_WEIGHT = 3
 
 Fraction = float
 Mode = Literal["cond", "average", "uncond", "cfg"]
@@ -266,24 +267,23 @@ def current_step(sigmas: Sequence[float], sigma: float, stage: range) -> int:
 
 
 def low_size(height: int, width: int, scale: float, multiple: int, smallest_mean: int = 0) -> tuple[int, int]:
-    """Latent sides of stage 1: each side times beta, to the nearest multiple (ties up), never over the full size.
+    """Latent sides of stage 1: of the multiples of `multiple`, those least off from beta times the sides.
 
-    `multiple` is the model's total downsampling. Where the mean side would fall under `smallest_mean`, the scale is
-    raised to the smallest that fits.
+    To be off in the aspect ratio, which squashes the picture, counts `ASPECT_WEIGHT` times. The full size if nothing
+    smaller is as near, or has a mean side of `smallest_mean`.
     """
 
-    def scaled_side(side: int, beta: float) -> int:
-        return min(side, max(1, math.floor(side * beta / multiple + 0.5)) * multiple)
+    def error(size: tuple[int, int]) -> float:
+        tall, broad = size[0] / height, size[1] / width
+        return ASPECT_WEIGHT * abs(math.log(tall / broad)) + abs(math.log(math.sqrt(tall * broad) / scale))
 
-    def scaled(beta: float) -> tuple[int, int]:
-        return scaled_side(height, beta), scaled_side(width, beta)
-
-    rounding_points = {(n - 0.5) * multiple / side for side in (height, width) for n in range(1, side // multiple + 1)}
-    for beta in [scale, *sorted(point for point in rounding_points if point > scale)]:
-        low_height, low_width = scaled(beta)
-        if (low_height + low_width) // 2 >= smallest_mean:
-            return low_height, low_width
-    return height, width
+    sizes = [(height, width)]
+    for low_height in range(multiple, height + 1, multiple):
+        units = low_height * width / height / multiple
+        widths = {multiple * math.floor(units), multiple * math.ceil(units)}
+        sizes += [(low_height, low_width) for low_width in sorted(widths) if multiple <= low_width <= width]
+    fitting = [size for size in sizes if sum(size) // 2 >= smallest_mean]
+    return min(fitting, key=error, default=(height, width))
 
 
 def _low_res_steps(

@@ -48,6 +48,7 @@ def test_every_relative_link_leads_somewhere(document):
 
 def rows_of(title: str) -> list[list[str]]:
     """The cells of the README's table with this in its heading."""
+    assert title in README
     _, _, rest = README.partition(title)
     lines = rest.partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]

@@ -96,7 +96,8 @@ class Release:
     def install_with_manager(self) -> None:
         comfyui = self.folder / "ComfyUI"
         shutil.copytree(comfyui_path(), comfyui)
-        url = f"file://localhost{self.clone.as_posix()}"  # the manager wants a URL with a host
+        # The manager wants a URL with a host.
+        url = self.clone.resolve().as_uri().replace("file://", "file://localhost")
         self.environment["COMFYUI_PATH"] = str(comfyui)
         said = self.call([self.script("cm-cli"), "install", url], self.folder)
         if "[INSTALLED]" not in said:

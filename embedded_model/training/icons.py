@@ -69,8 +69,8 @@ def render_all(
         pictures = np.lib.format.open_memmap(part, "w+", np.uint8, (len(names), len(STYLES), side, side, 4))
         for i, name in enumerate(tqdm(names, desc=f"rendering {file}", unit="icon")):
             pictures[i] = [render_icon(icon_set, name, side) for icon_set in icon_sets]
-        pictures.flush()
-        part.rename(folder / file)
+        del pictures  # written, and closed: an open file cannot be renamed everywhere
+        part.replace(folder / file)
         listed.write_text("\n".join(names) + "\n")
 
 

@@ -138,8 +138,8 @@ def encode_patches(recipe: Recipe, autoencoder: Autoencoder, icons: Path, folder
             for number, (style, name, mirrored) in enumerate(tqdm(appearances(), desc=label, unit="icon")):
                 icon = Image.fromarray(rgba[rows[name, style]])
                 patches[number] = encode_icon(icon, pixels, mirrored, autoencoder, empty).numpy()
-            patches.flush()
-            part.rename(file)
+            del patches  # written, and closed: an open file cannot be renamed everywhere
+            part.replace(file)
 
 
 def forget_other_patches(folder: Path, autoencoder: Autoencoder) -> None:

@@ -67,12 +67,12 @@ def test_auto_runs_sdxl_at_three_quarters_for_a_fifth_of_the_steps():
     [
         (tiny_models.sd15, (96, 96), [48, 48]),
         (tiny_models.sd15, (64, 64), [48, 48]),
-        (tiny_models.sd15, (64, 96), [40, 56]),
+        (tiny_models.sd15, (64, 96), [40, 60]),
         (tiny_models.sd15, (48, 48), None),
         (tiny_models.sd15, (32, 32), None),
         (tiny_models.sd2, (96, 96), [72, 72]),  # with v-prediction: SD2 for 768 pixels
         (tiny_models.sdxl, (112, 144), [84, 108]),
-        (tiny_models.sdxl, (104, 104), [92, 92]),
+        (tiny_models.sdxl, (104, 104), [94, 94]),
     ],
 )
 def test_auto_begins_at_three_quarters_at_least_of_the_side_the_family_was_trained_at(build, size, low_size):

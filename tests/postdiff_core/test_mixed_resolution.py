@@ -100,11 +100,11 @@ def test_every_upscale_method_is_the_hosts(upscale_method):
     assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3, upscale_method=upscale_method), techniques)
 
 
-@pytest.mark.parametrize(("scale", "until", "low", "switch"), [(0.75, 0.2, (24, 16), 2), (0.25, 0.9, (8, 8), 5)])
+@pytest.mark.parametrize(("scale", "until", "low", "switch"), [(0.75, 0.2, (48, 36), 2), (0.25, 0.9, (16, 12), 5)])
 def test_scale_and_fraction_decide_size_and_switch(scale, until, low, switch):
-    """32 x 24 in units of 8; 0.2 of 7 steps are 2; 0.9 of 7 steps are 7, of which two remain at full size."""
+    """64 x 48 in units of 4; 0.2 of 7 steps are 2; 0.9 of 7 steps are 7, of which two remain at full size."""
     model = tiny_models.sd15()
-    inputs = inputs_for(model, steps=7, latent_image=tiny_models.latent(model, 32, 24))
+    inputs = inputs_for(model, steps=7, latent_image=tiny_models.latent(model, 64, 48))
     expected = by_hand.sample(inputs, low=low, switch=switch)
     assert_same(inputs, expected, Techniques(low_res_scale=scale, low_res_until=until))
 
@@ -258,6 +258,20 @@ def test_an_inpainting_checkpoint_gets_its_picture_and_mask_at_both_sizes():
         latent_image={"samples": picture, "noise_mask": mask},
     )
     assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3))
+
+
+def test_an_inpainting_checkpoint_that_is_told_no_picture_sees_the_given_latent_in_both_stages():
+    """As after VAEEncodeForInpaint. Stage 2 begins with the enlarged x0, which no such model was trained to see."""
+    model = tiny_models.sd15_inpainting()
+    latent = tiny_models.latent(model, seed=3) | {"noise_mask": ramp(1, 1, 128, 128).round()}
+    inputs = inputs_for(model, latent_image=latent)
+
+    def guider_for(model, stage):
+        given = {"concat_latent_image": latent["samples"]} if stage == "full" else {}
+        positive, negative = (tiny_models.conditioning(model, seed=seed, **given) for seed in (1, 2))
+        return by_hand.cfg_guider(model, positive, negative, inputs["cfg"])
+
+    assert_same(inputs, by_hand.sample(inputs, low=(8, 8), switch=3, guider_for=guider_for))
 
 
 def test_absolute_areas_are_scaled_for_the_low_resolution():

@@ -58,6 +58,16 @@ def test_low_sizes_are_those_of_the_vector(case):
     assert list(low) == case["low"]
 
 
+@pytest.mark.parametrize("multiple", [2, 4])
+@pytest.mark.parametrize("scale", [0.5, 0.6, 0.75])
+@pytest.mark.parametrize("size", [(96, 64), (80, 64), (104, 80), (128, 72), (100, 75), (152, 104), (168, 96)])
+def test_a_low_size_keeps_the_aspect_ratio_and_about_the_scale(size, scale, multiple):
+    (height, width), (low_height, low_width) = size, schedule.low_size(*size, scale, multiple)
+    assert low_height % multiple == low_width % multiple == 0
+    assert low_height / low_width == pytest.approx(height / width, rel=0.042)
+    assert math.sqrt(low_height * low_width / (height * width)) == pytest.approx(scale, rel=0.07)
+
+
 @pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform", "normal"])
 @pytest.mark.parametrize(
     ("total", "fraction", "step"),

@@ -7,6 +7,7 @@ branch is covered, with the samplers euler and lcm.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -146,11 +147,18 @@ class _Run:
 
     def low_resolution(self, picture: torch.Tensor) -> torch.Tensor:
         unet = self.base.diffusion_model
-        multiple = 2 ** (len(unet.channel_mult) - 1) if hasattr(unet, "channel_mult") else unet.patch_size
-        sides = []
-        for side in picture.shape[-2:]:
-            units = side * self.techniques.low_res_scale / multiple
-            sides.append(multiple * math.floor(units + 0.5))
+        multiple = 2 ** (len(unet.channel_mult) - 1) // 2 if hasattr(unet, "channel_mult") else unet.patch_size
+        height, width = picture.shape[-2:]
+        beta = self.techniques.low_res_scale
+        smaller = itertools.product(range(multiple, height + 1, multiple), range(multiple, width + 1, multiple))
+
+        def off(size: tuple[int, int]) -> float:
+            tall, broad = size[0] / height, size[1] / width
+            squashed = max(tall / broad, broad / tall)
+            scaled = max((tall * broad) ** 0.5 / beta, beta / (tall * broad) ** 0.5)
+            return squashed**3 * scaled
+
+        sides = min(smaller, key=off)
         return picture.new_zeros(*picture.shape[:2], *sides)
 
     def denoise(self, picture: torch.Tensor, seed: int, steps: range) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,18 +24,7 @@ def state(patcher: ModelPatcher) -> dict[str, Any]:
         f"weight {name}": (id(weight), weight.float().sum().item(), weight.float().square().sum().item())
         for name, weight in patcher.model.state_dict(keep_vars=True).items()
     }
-    patches = {
-        name: _comparable(vars(patcher)[name])
-        for name in (
-            "model_options",
-            "wrappers",
-            "callbacks",
-            "patches",
-            "object_patches",
-            "hook_patches",
-            "attachments",
-        )
-    }
+    patches = {name: _comparable(vars(patcher)[name]) for name in PATCHER_STATE}
     return modules | weights | patches
 
 

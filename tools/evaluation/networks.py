@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -181,9 +182,9 @@ def _torch_cache_with(weights: str | None, url: str) -> Iterator[None]:
     before = torch.hub.get_dir()
     with tempfile.TemporaryDirectory(prefix="postdiff-lpips-") as folder:
         torch.hub.set_dir(folder)
-        linked = _in_torch_cache(url)
-        linked.parent.mkdir()
-        linked.symlink_to(weights)
+        found = _in_torch_cache(url)
+        found.parent.mkdir()
+        shutil.copyfile(weights, found)  # a link takes rights that Windows does not give
         try:
             yield
         finally:
