@@ -72,7 +72,7 @@ class Limits:
 
     def _smallest(self, kind: Kind) -> Kind:
         geometry = latent_geometry(self._inputs["model"].model.diffusion_model)
-        side = max(SMALLEST, geometry.smallest_mean + 1)  # PixArt takes even sides from 34 on
+        side = max(SMALLEST, geometry.smallest_mean + 1 if geometry else 0)  # PixArt takes even sides from 34 on
         return kind._replace(size=(side, side))
 
     def _median(self, kind: Kind) -> float:

@@ -105,7 +105,7 @@ def take_turns_if_they_work(
     rows: dict[str, dict[str, Any]] = {}
     actions = {}
     for candidate in candidates:
-        row = {"name": candidate.name, "setting": candidate.setting, "rounds": [], "failure": None}
+        row: dict[str, Any] = {"name": candidate.name, "setting": candidate.setting, "rounds": [], "failure": None}
         prepared: dict[str, Any] = {}
 
         def warm_up(candidate: Any = candidate, prepared: dict[str, Any] = prepared) -> None:

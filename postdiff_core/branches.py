@@ -95,6 +95,11 @@ class Branches:
         """The role of each list of conditionings in a calc_cond_batch call; None for absent or unknown ones."""
         return [self._role(cond) if cond else None for cond in conds]
 
+    def conditionings(self, transformer_options: dict) -> list[tuple[Role | None, Hashable]]:
+        """Role and uuid of each conditioning in a model call: a prompt with an area runs for both roles under one."""
+        indices, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
+        return list(zip(map(self._role_at, indices), uuids, strict=True))
+
     def chunks(self, x: torch.Tensor, transformer_options: dict) -> tuple[Chunk, ...]:
         """The chunks of a model call on `x` (B, ...), as the host lays them out: one a conditioning.
 
@@ -102,7 +107,7 @@ class Branches:
         """
         indices, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
         conds = list(zip(indices, uuids, strict=True))
-        roles = [self._pass_roles[index] if index < len(self._pass_roles) else None for index in indices]
+        roles = map(self._role_at, indices)
         window = _frames(transformer_options)
         batch = self._pass_pictures
         if x.shape[0] != batch * len(conds):
@@ -122,6 +127,10 @@ class Branches:
         """The same branch of the other role, where exactly one positive and one negative conditioning ran together."""
         other = self._partners.get((branch.index, branch.uuid))
         return None if other is None else branch._replace(index=other[0], uuid=other[1])
+
+    def _role_at(self, index: int) -> Role | None:
+        """The role of a list of conditionings of this pass."""
+        return self._pass_roles[index] if index < len(self._pass_roles) else None
 
     def _role(self, cond: Sequence[dict]) -> Role | None:
         uuids = {entry["uuid"] for entry in cond}

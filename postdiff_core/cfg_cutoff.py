@@ -52,7 +52,7 @@ class _Cutoff(Uncopied):
             if _replaces_self_attention(model_options) and x_in.shape not in self.evaluated_shapes:
                 self._note_both_evaluated_once(x_in.shape)
             else:
-                self.run.row_tally.left_out(self.run.step, conds[1 - positive], timestep)
+                self.run.row_tally.left_out(self.run.step, conds[1 - positive], self.run.sigma)
                 conds = [cond if i == positive else None for i, cond in enumerate(conds)]
             self._note_other_readers()
             prediction = evaluate(conds)[positive]
@@ -62,7 +62,7 @@ class _Cutoff(Uncopied):
             self.last_positive = x_in, timestep, predictions[roles.index("positive")]
             return predictions
         if asked == ["negative"] and (prediction := self._positive_at(x_in, timestep)) is not None:
-            self.run.row_tally.left_out(self.run.step, conds[roles.index("negative")], timestep)
+            self.run.row_tally.left_out(self.run.step, conds[roles.index("negative")], self.run.sigma)
             return [prediction.clone() for _ in conds]
         if len(asked) > 1:
             self.run.keep_guidance(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
-
-import torch
 
 from .cost import RowCount
 from .schedule import Plan, Step
@@ -15,7 +14,7 @@ class RowTally:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._ran: set[Hashable] = set()  # in this evaluation, by uuid: a pass that repeats one counts for nothing
+        self._ran: set[Hashable] = set()  # in this evaluation: a pass that repeats one counts for nothing
         self._left_out = 0
         self._most: dict[int, RowCount] = {}  # of a step's evaluations
 
@@ -23,17 +22,15 @@ class RowTally:
         self._ran.clear()
         self._left_out = 0
 
-    def ran(self, step: Step, uuids: Iterable[Hashable]) -> None:
+    def ran(self, step: Step, conditionings: Iterable[Hashable]) -> None:
         """Count conditionings of a model call."""
-        self._ran.update(uuids)
+        self._ran.update(conditionings)
         self._keep(step)
 
-    def left_out(self, step: Step, conds: Sequence[dict], timestep: torch.Tensor) -> None:
-        """Count what the cut-off leaves out: those of `conds` that run at this noise level (B,)."""
+    def left_out(self, step: Step, conds: Sequence[dict], sigma: float) -> None:
+        """Count what the cut-off leaves out: those of `conds` that run at this noise level."""
         self._left_out = sum(
-            not ("timestep_start" in cond and timestep[0] > cond["timestep_start"])
-            and not ("timestep_end" in cond and timestep[0] < cond["timestep_end"])
-            for cond in conds
+            cond.get("timestep_end", -math.inf) <= sigma <= cond.get("timestep_start", math.inf) for cond in conds
         )
         if self._ran:
             self._keep(step)

@@ -99,6 +99,11 @@ class Run(Uncopied):
         return self.plan.steps[max(self._step, self.stage.start)]
 
     @property
+    def sigma(self) -> float:
+        """The noise level at which the step being evaluated begins; read of no tensor, which would wait for the device."""
+        return self.sigmas[self.step.index]
+
+    @property
     def has_guidance(self) -> bool:
         """Whether any evaluation asked for more than the positive prompt; at cfg 1 the host leaves the rest out."""
         return any(self._asks_for_guidance.values())
@@ -252,7 +257,7 @@ class Run(Uncopied):
     def _apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         if transformer_options.keys() >= {"cond_or_uncond", "uuids"}:
             self._sees_chunks = True
-            self.row_tally.ran(self.step, transformer_options["uuids"])
+            self.row_tally.ran(self.step, self.branches.conditionings(transformer_options))
             transformer_options = {**transformer_options, CHUNKS: self.branches.chunks(x, transformer_options)}
         if self.tokens is None and c_crossattn is not None:
             self.tokens = c_crossattn.shape[1]

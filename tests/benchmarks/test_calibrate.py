@@ -48,7 +48,7 @@ def share_within_error_of_best(errors):
 
 @pytest.mark.parametrize(("varied", "least"), [("s", 0.4), ("all", 0.7)])
 def test_a_small_set_ranks_settings_much_as_the_others_do_and_the_better_the_larger_it_is(stored, varied, least):
-    """The paper's figure 9, which varies s alone. Its four values lie so near here that eight pictures reach 0.49 only."""
+    """The paper's figure 9, which varies s alone. Its four values lie so near here that 8 pictures reach 0.49."""
     rows = [row for row in stored["candidates"] if row["varies_s_only" if varied == "s" else "searched"]]
     errors = {row["name"]: row["errors"] for row in rows}
     agreements = [agreement(errors, size, REPLAYS) for size in (1, 4, 8)]

@@ -128,6 +128,15 @@ def test_no_step_of_euler_waits_for_the_device():
     assert len(in_four_steps) == len(in_eight_steps), in_eight_steps
 
 
+def test_no_step_without_guidance_waits_for_a_negative_prompt_that_has_a_range():
+    with pretended_device() as device:
+        ranged = tiny_models.conditioning(tiny_models.sd15(), seed=2, start_percent=0.0, end_percent=0.8)
+        unguided = Techniques(cutoff_start=0.0)
+        _, in_four_steps = asked_of(device, unguided, steps=4, negative=ranged)
+        _, in_eight_steps = asked_of(device, unguided, steps=8, negative=ranged)
+    assert len(in_four_steps) == len(in_eight_steps), in_eight_steps
+
+
 def test_a_sampler_that_waits_in_each_step_waits_once_more():
     """The noise level is read, to know which step it is."""
     with pretended_device() as device:

@@ -95,6 +95,7 @@ BOTH_AT_ONCE = {}, {}, {}
 TAKING_TURNS = {"start_percent": 0.0, "end_percent": 0.4}, {"start_percent": 0.4, "end_percent": 1.0}, {}
 ONE_ENDS = {"start_percent": 0.0, "end_percent": 0.4}, {}, {}
 NEGATIVE_ENDS = {}, {}, {"start_percent": 0.0, "end_percent": 0.4}
+ONE_HAS_AN_AREA = {}, {"area": (16, 16, 0, 0)}, {}  # the whole picture: the host runs it for the negative prompt too
 
 
 CUT_OFFS = Techniques(cutoff_start=0.5), Techniques(cutoff_start=0.0), PAPER
@@ -102,7 +103,7 @@ CUT_OFFS = Techniques(cutoff_start=0.5), Techniques(cutoff_start=0.0), PAPER
 
 @pytest.mark.parametrize(
     ("techniques", "ranges"),
-    itertools.product(CUT_OFFS, (BOTH_AT_ONCE, TAKING_TURNS, ONE_ENDS, NEGATIVE_ENDS)),
+    list(itertools.product(CUT_OFFS, (BOTH_AT_ONCE, TAKING_TURNS, ONE_ENDS, NEGATIVE_ENDS, ONE_HAS_AN_AREA))),
 )
 def test_combined_prompts_take_a_row_for_each_that_runs(techniques, ranges):
     inputs = tiny_models.sampler_inputs(tiny_models.sd15(), scheduler="simple", steps=8)

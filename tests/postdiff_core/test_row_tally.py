@@ -1,14 +1,12 @@
 """The rows of each step, as conditionings run and are left out. Whole runs: test_executed_work.py."""
 
-import torch
-
 from postdiff.postdiff_core.cost import RowCount
 from postdiff.postdiff_core.row_tally import RowTally
 from postdiff.postdiff_core.schedule import CFGCutoff, Settings, plan
 
 PLAN = plan(Settings(cfg_cutoff=CFGCutoff(0.5)), 4, lambda fraction: round(4 * fraction))
 GUIDED, LATER_GUIDED, UNGUIDED, LAST = PLAN.steps
-SIGMA = torch.tensor([2.0])
+SIGMA = 2.0
 
 
 def evaluate(tally, step, *passes, left_out=()):
