@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import comfy.model_management
-import nodes as comfy_nodes
 from comfy_api.latest import io, ui
 from PIL import Image
 
@@ -17,7 +16,7 @@ from ..postdiff_core.calibrate.prompts import PROMPTS
 from ..postdiff_core.calibrate.runs import Sampling
 from .events import show_text
 from .pictures import as_image
-from .schema import schema, unique_id
+from .schema import sampling_choices, schema, unique_id
 
 
 class PostDiffCalibrate(io.ComfyNode):
@@ -129,12 +128,8 @@ def _search() -> list[io.Input]:
 
 
 def _sampling() -> list[io.Input]:
-    stock = comfy_nodes.KSampler.INPUT_TYPES()["required"]
     return [
-        io.Combo.Input(
-            "sampler_name", options=list(stock["sampler_name"][0]), default="euler", tooltip="As you use it."
-        ),
-        io.Combo.Input("scheduler", options=list(stock["scheduler"][0]), default="normal", tooltip="As you use it."),
+        *sampling_choices("As you use it."),
         io.Float.Input(
             "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="The guidance scale, as you use it."
         ),
