@@ -100,19 +100,19 @@ def _search() -> list[io.Input]:
             tooltip="Which settings to combine: a small or a large grid, or the lists below.",
         ),
         io.String.Input(
-            "steps", default="20", tooltip="T: numbers of steps to try; the largest is the stock run's. Always used."
+            "steps", default="20", tooltip="Numbers of steps to try (T); the largest is the stock run's. Always used."
         ),
         io.String.Input(
-            "low_res_scale", default="0.5, 0.75", tooltip=f"beta: sizes of the early steps; 1 is off. {ignored}"
+            "low_res_scale", default="0.5, 0.75", tooltip=f"Sizes of the early steps (beta); 1 is off. {ignored}"
         ),
         io.String.Input(
-            "low_res_until", default="0, 0.2, 0.5", tooltip=f"s: fractions at low resolution; 0 is off. {ignored}"
+            "low_res_until", default="0, 0.2, 0.5", tooltip=f"Fractions at low resolution (s); 0 is off. {ignored}"
         ),
-        io.String.Input("interval", default="1, 2", tooltip=f"k: intervals of the deep cache; 1 is off. {ignored}"),
+        io.String.Input("interval", default="1, 2", tooltip=f"Intervals of the deep cache (k); 1 is off. {ignored}"),
         io.String.Input(
             "start_percent",
             default="0.5, 0.75, 1",
-            tooltip=f"m: where the cross-attention cache and the cut-off begin; 1 is off. {ignored}",
+            tooltip=f"Where the cross-attention cache and the cut-off begin (m); 1 is off. {ignored}",
         ),
         io.Float.Input(
             "min_speedup",
@@ -189,12 +189,16 @@ def _scoring() -> list[io.Input]:
 def _outputs() -> list[io.Output]:
     return [
         io.Combo.Output(display_name="preset", tooltip="The saved preset's name, for KSampler (PostDiff)."),
-        io.Int.Output(display_name="steps", tooltip="T, for the sampler."),
-        io.Float.Output(display_name="low_res_scale", tooltip="beta, for KSampler (Mixed Resolution); 1 is off."),
-        io.Float.Output(display_name="low_res_until", tooltip="s, for KSampler (Mixed Resolution); 0 is off."),
-        io.Int.Output(display_name="interval", tooltip="k, for Deep Cache; 1 is off."),
+        io.Int.Output(display_name="steps", tooltip="For the sampler. The paper's T."),
         io.Float.Output(
-            display_name="start_percent", tooltip="m, for Cross-Attention Cache and CFG Cut-off; 1 is off."
+            display_name="low_res_scale", tooltip="For KSampler (Mixed Resolution); 1 is off. The paper's beta."
+        ),
+        io.Float.Output(
+            display_name="low_res_until", tooltip="For KSampler (Mixed Resolution); 0 is off. The paper's s."
+        ),
+        io.Int.Output(display_name="interval", tooltip="For Deep Cache; 1 is off. The paper's k."),
+        io.Float.Output(
+            display_name="start_percent", tooltip="For Cross-Attention Cache and CFG Cut-off; 1 is off. The paper's m."
         ),
         io.Image.Output(display_name="picture", tooltip="Score against work, and examples."),
         io.String.Output(display_name="table", tooltip="Every setting that was tried, as a Markdown table."),

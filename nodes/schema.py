@@ -71,16 +71,16 @@ def mixed_resolution_inputs() -> list[io.Input]:
             max=1.0,
             step=0.05,
             round=0.001,
-            tooltip="beta in the paper: the size of the early steps relative to the full size. SD1.5 at 768 pixels "
-            "0.5, at 512 pixels 0.75; SDXL, PixArt and others 0.75. Lower is faster but changes the composition more; "
-            "1 is off.",
+            tooltip="The size of the early steps relative to the full size. SD1.5 at 768 pixels 0.5, at 512 pixels "
+            "0.75; SDXL, PixArt and others 0.75. Lower is faster but changes the composition more; 1 is off. The "
+            "paper's beta.",
         ),
         fraction_input(
             "low_res_until",
             default=MixedResolution.low_res_until,
             step=0.05,
-            tooltip="s in the paper: the fraction of the whole schedule that is done at low resolution. SD1.5 and "
-            "PixArt 0.5; SDXL and others 0.2. Higher is faster and leaves fewer steps for fine detail; 0 is off.",
+            tooltip="The fraction of the whole schedule that is done at low resolution. SD1.5 and PixArt 0.5; SDXL "
+            "and others 0.2. Higher is faster and leaves fewer steps for fine detail; 0 is off. The paper's s.",
         ),
         io.Combo.Input(
             "upscale_method",

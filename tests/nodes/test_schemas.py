@@ -1,5 +1,7 @@
 """Ids, inputs, ranges and defaults: shared workflows depend on them."""
 
+import re
+
 import nodes as comfy_nodes
 import pytest
 
@@ -155,6 +157,13 @@ def test_every_setting_of_the_node_explains_itself(node):
     assert schema.description
     for declared in schema.inputs:
         assert declared.tooltip, declared.id
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_no_tooltip_begins_with_a_letter_of_the_papers(node):
+    schema = node.define_schema()
+    for declared in (*schema.inputs, *schema.outputs):
+        assert not re.match(r"(beta|[Tskm])\b", declared.tooltip), declared.tooltip
 
 
 def test_messages_name_the_patches_as_the_canvas_does():
