@@ -26,8 +26,8 @@ class CFGCutoff(io.ComfyNode):
                 fraction_input(
                     "start_percent",
                     default=Cutoff.start_percent,
-                    tooltip="m in the paper, as a fraction of the whole schedule: from here on guidance is dropped. "
-                    "Lower is faster and follows the prompt less; 1 is off.",
+                    tooltip="From this fraction of the whole schedule on, guidance is dropped. Lower is faster and "
+                    "follows the prompt less; 1 is off. The paper's m.",
                 ),
             ],
             outputs=patch_outputs(),

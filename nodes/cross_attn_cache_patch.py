@@ -26,8 +26,8 @@ class CrossAttnCachePatch(io.ComfyNode):
                 fraction_input(
                     "start_percent",
                     default=CrossAttnCache.start_percent,
-                    tooltip="m in the paper, as a fraction of the whole schedule: from here on cross-attention is "
-                    "reused. Lower is faster and follows the prompt less; 1 is off.",
+                    tooltip="From this fraction of the whole schedule on, cross-attention is reused. Lower is faster "
+                    "and follows the prompt less; 1 is off. The paper's m.",
                 ),
                 io.Combo.Input(
                     "mode",

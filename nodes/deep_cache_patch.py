@@ -28,8 +28,8 @@ class DeepCachePatch(io.ComfyNode):
                     default=DeepCache.interval,
                     min=1,
                     max=20,
-                    tooltip="k in the paper: the deep branch is computed every k-th step. Higher is faster but "
-                    "soon blurs detail (the paper uses 2); 1 is off.",
+                    tooltip="The deep branch is computed once in so many steps. Higher is faster but soon blurs "
+                    "detail (the paper uses 2); 1 is off. The paper's k.",
                 ),
                 io.Int.Input(
                     "depth",

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import comfy.model_management
-import nodes as comfy_nodes
 from comfy_api.latest import io, ui
 from PIL import Image
 
@@ -17,7 +16,7 @@ from ..postdiff_core.calibrate.prompts import PROMPTS
 from ..postdiff_core.calibrate.runs import Sampling
 from .events import show_text
 from .pictures import as_image
-from .schema import schema, unique_id
+from .schema import sampling_choices, schema, unique_id
 
 
 class PostDiffCalibrate(io.ComfyNode):
@@ -101,19 +100,19 @@ def _search() -> list[io.Input]:
             tooltip="Which settings to combine: a small or a large grid, or the lists below.",
         ),
         io.String.Input(
-            "steps", default="20", tooltip="T: numbers of steps to try; the largest is the stock run's. Always used."
+            "steps", default="20", tooltip="Numbers of steps to try (T); the largest is the stock run's. Always used."
         ),
         io.String.Input(
-            "low_res_scale", default="0.5, 0.75", tooltip=f"beta: sizes of the early steps; 1 is off. {ignored}"
+            "low_res_scale", default="0.5, 0.75", tooltip=f"Sizes of the early steps (beta); 1 is off. {ignored}"
         ),
         io.String.Input(
-            "low_res_until", default="0, 0.2, 0.5", tooltip=f"s: fractions at low resolution; 0 is off. {ignored}"
+            "low_res_until", default="0, 0.2, 0.5", tooltip=f"Fractions at low resolution (s); 0 is off. {ignored}"
         ),
-        io.String.Input("interval", default="1, 2", tooltip=f"k: intervals of the deep cache; 1 is off. {ignored}"),
+        io.String.Input("interval", default="1, 2", tooltip=f"Intervals of the deep cache (k); 1 is off. {ignored}"),
         io.String.Input(
             "start_percent",
             default="0.5, 0.75, 1",
-            tooltip=f"m: where the cross-attention cache and the cut-off begin; 1 is off. {ignored}",
+            tooltip=f"Where the cross-attention cache and the cut-off begin (m); 1 is off. {ignored}",
         ),
         io.Float.Input(
             "min_speedup",
@@ -129,12 +128,8 @@ def _search() -> list[io.Input]:
 
 
 def _sampling() -> list[io.Input]:
-    stock = comfy_nodes.KSampler.INPUT_TYPES()["required"]
     return [
-        io.Combo.Input(
-            "sampler_name", options=list(stock["sampler_name"][0]), default="euler", tooltip="As you use it."
-        ),
-        io.Combo.Input("scheduler", options=list(stock["scheduler"][0]), default="normal", tooltip="As you use it."),
+        *sampling_choices("As you use it."),
         io.Float.Input(
             "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="The guidance scale, as you use it."
         ),
@@ -194,12 +189,16 @@ def _scoring() -> list[io.Input]:
 def _outputs() -> list[io.Output]:
     return [
         io.Combo.Output(display_name="preset", tooltip="The saved preset's name, for KSampler (PostDiff)."),
-        io.Int.Output(display_name="steps", tooltip="T, for the sampler."),
-        io.Float.Output(display_name="low_res_scale", tooltip="beta, for KSampler (Mixed Resolution); 1 is off."),
-        io.Float.Output(display_name="low_res_until", tooltip="s, for KSampler (Mixed Resolution); 0 is off."),
-        io.Int.Output(display_name="interval", tooltip="k, for Deep Cache; 1 is off."),
+        io.Int.Output(display_name="steps", tooltip="For the sampler. The paper's T."),
         io.Float.Output(
-            display_name="start_percent", tooltip="m, for Cross-Attention Cache and CFG Cut-off; 1 is off."
+            display_name="low_res_scale", tooltip="For KSampler (Mixed Resolution); 1 is off. The paper's beta."
+        ),
+        io.Float.Output(
+            display_name="low_res_until", tooltip="For KSampler (Mixed Resolution); 0 is off. The paper's s."
+        ),
+        io.Int.Output(display_name="interval", tooltip="For Deep Cache; 1 is off. The paper's k."),
+        io.Float.Output(
+            display_name="start_percent", tooltip="For Cross-Attention Cache and CFG Cut-off; 1 is off. The paper's m."
         ),
         io.Image.Output(display_name="picture", tooltip="Score against work, and examples."),
         io.String.Output(display_name="table", tooltip="Every setting that was tried, as a Markdown table."),

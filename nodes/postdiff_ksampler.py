@@ -31,9 +31,9 @@ class PostDiffKSampler(io.ComfyNode):
                     "preset",
                     options=presets.choices(),
                     default="auto",
-                    tooltip="Which family's settings to use. auto recognises the model and its size: take it for "
-                    "anything distilled but SD1.5, which lcm is for. off uses only the patches on the model. Below "
-                    "off are the presets that PostDiff Calibrate saved.",
+                    tooltip="auto (recommended) recognises the model's family, whether it is distilled, and the "
+                    "latent's size. lcm: distilled SD1.5. off: only the patches on the model act. Your saved presets "
+                    "follow.",
                 ),
             ],
             outputs=sampler_outputs(),

@@ -17,7 +17,7 @@ def schema(**fields: Any) -> io.Schema:
     # Events go to the node by its id: a MODEL that the host has cached under another one would send them there.
     fields["not_idempotent"] = io.Hidden.unique_id in fields.get("hidden", ())
     for each in fields["inputs"]:
-        if isinstance(each, io.Float.Input):
+        if isinstance(each, io.Float.Input) and each.min is not None:
             each.min = _Minimum(each.min)
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
@@ -38,9 +38,17 @@ def unique_id(node: type[io.ComfyNode]) -> str | None:
 
 
 def ksampler_inputs() -> list[io.Input]:
-    """KSampler's own inputs with its names, order and tooltips, so that one node can be swapped for the other."""
+    """KSampler's own inputs, names, order, defaults and tooltips: one node can be swapped for the other."""
     required = comfy_nodes.KSampler.INPUT_TYPES()["required"]
     return [_as_v3(name, *declared) for name, declared in required.items()]
+
+
+def sampling_choices(tooltip: str) -> list[io.Input]:
+    """KSampler's choices of a sampler and a scheduler."""
+    choices = [each for each in ksampler_inputs() if each.id in ("sampler_name", "scheduler")]
+    for each in choices:
+        each.tooltip = tooltip
+    return choices
 
 
 def fraction_input(name: str, *, default: float, tooltip: str, step: float = 0.01) -> io.Input:
@@ -63,16 +71,16 @@ def mixed_resolution_inputs() -> list[io.Input]:
             max=1.0,
             step=0.05,
             round=0.001,
-            tooltip="beta in the paper: the size of the early steps relative to the full size. SD1.5 at 768 pixels "
-            "0.5, at 512 pixels 0.75; SDXL, PixArt and others 0.75. Lower is faster but changes the composition more; "
-            "1 is off.",
+            tooltip="The size of the early steps relative to the full size. SD1.5 at 768 pixels 0.5, at 512 pixels "
+            "0.75; SDXL, PixArt and others 0.75. Lower is faster but changes the composition more; 1 is off. The "
+            "paper's beta.",
         ),
         fraction_input(
             "low_res_until",
             default=MixedResolution.low_res_until,
             step=0.05,
-            tooltip="s in the paper: the fraction of the whole schedule that is done at low resolution. SD1.5 and "
-            "PixArt 0.5; SDXL and others 0.2. Higher is faster and leaves fewer steps for fine detail; 0 is off.",
+            tooltip="The fraction of the whole schedule that is done at low resolution. SD1.5 and PixArt 0.5; SDXL "
+            "and others 0.2. Higher is faster and leaves fewer steps for fine detail; 0 is off. The paper's s.",
         ),
         io.Combo.Input(
             "upscale_method",
@@ -91,14 +99,25 @@ def mixed_resolution_inputs() -> list[io.Input]:
     ]
 
 
-_SOCKETS = {"MODEL": io.Model, "CONDITIONING": io.Conditioning, "LATENT": io.Latent}
-_NUMBERS = {"INT": io.Int, "FLOAT": io.Float}
-_DEFAULTS = {"sampler_name": "euler", "scheduler": "normal"}
+_KINDS = {
+    "MODEL": io.Model,
+    "CONDITIONING": io.Conditioning,
+    "LATENT": io.Latent,
+    "COMBO": io.Combo,
+    "INT": io.Int,
+    "FLOAT": io.Float,
+    "BOOLEAN": io.Boolean,
+    "STRING": io.String,
+}
 
 
-def _as_v3(name: str, kind: Any, options: dict[str, Any]) -> io.Input:
+def _as_v3(name: str, kind: Any, options: dict[str, Any] | None = None) -> io.Input:
+    """The input as this host's KSampler declares it, but for options that the newer way of declaring does not know."""
+    options = dict(options or {})
     if not isinstance(kind, str):
-        return io.Combo.Input(name, options=list(kind), default=_DEFAULTS[name], tooltip=options.get("tooltip", ""))
-    if kind in _SOCKETS:
-        return _SOCKETS[kind].Input(name, tooltip=options.get("tooltip", ""))
-    return _NUMBERS[kind].Input(name, **options)
+        kind, options = "COMBO", {**options, "options": list(kind)}
+    if kind == "COMBO" and options.get("options"):
+        options.setdefault("default", options["options"][0])  # as on the canvas
+    new: Any = _KINDS.get(kind, io.Custom(kind)).Input
+    known = inspect.signature(new).parameters.keys() - {"id"}
+    return new(name, **{option: value for option, value in options.items() if option in known})

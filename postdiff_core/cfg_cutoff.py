@@ -81,8 +81,9 @@ class _Cutoff(Uncopied):
     def _note_other_readers(self) -> None:
         if getattr(self.run.guider, "cfg", None) == 1.0:
             self.run.note(
-                "At cfg 1 the negative prompt runs only because a node or the sampler asks for it (NAGuidance, cfg++): "
-                "what it is for ends with the guidance cut-off."
+                "At cfg 1 the negative prompt runs only because a node or the sampler asks for it (NAGuidance, cfg++). "
+                "The guidance cut-off drops it, and with it the effect of that node or sampler, in the last steps. To "
+                "keep the effect to the end, put CFG Cut-off with start_percent 1 on the model."
             )
 
     def _note_both_evaluated_once(self, shape: torch.Size) -> None:

@@ -115,7 +115,9 @@ def _noise_source(run: Run, sampling: SamplingArguments) -> NoiseSource:
     if is_of_seed(sampling.noise, sampling.latent_image, sampling.seed, batch_index):
         return from_seed(batch_index)
     run.note(
-        "The noise given is not the seed's own: stage 1 has its low frequencies, stage 2 its numbers in another order.",
+        "The noise of this run is not what its seed draws for this latent (two seeds mixed, say, or pictures chosen "
+        "out of a batch). The steps at low resolution and those at full size both take theirs from it, so that similar "
+        "noise still gives similar pictures: there is nothing to do.",
         logging.INFO,
     )
     return from_given(sampling.noise)

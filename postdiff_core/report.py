@@ -32,6 +32,7 @@ def document(run: Run, settings: Settings, size: Size, low_size: Size | None, *,
             "work_saved": work.work_saved if work else None,
             "speedup": _measured_speedup(run, seconds),
         },
+        "has_guidance": run.has_guidance,
         "cached_bytes": run.peak_cached_bytes,
         "size": list(size),
         "low_size": list(low_size) if low_size else None,
@@ -45,17 +46,18 @@ def summary(report: dict[str, Any]) -> list[str]:
     low = sum(step["stage"] == "low" for step in plan)
     deep = sum(step["deep"] == "reuse" for step in plan)
     cross_attn = sum(step["xattn"] == "reuse" for step in plan)
-    unguided = sum(step["cfg"] == "off" for step in plan)
-    done = (
-        f"{len(plan)} steps: {low} at low resolution, {deep} reused the deep branch, "
-        f"{cross_attn} reused cross-attention, {unguided} unguided."
-    )
+    done = [f"{low} at low resolution", f"{deep} reused the deep branch", f"{cross_attn} reused cross-attention"]
+    if report["has_guidance"]:
+        done.append(f"{sum(step['cfg'] == 'off' for step in plan)} unguided")
     taken = [f"{totals['seconds']:.2f} s"]
     if totals["speedup"] is not None:
         taken.append(f"{totals['speedup']:.2f}x against this run's full-cost steps")
     if totals["work_saved"] is not None:
         taken.append(f"{totals['work_saved']:.0%} of the work saved")
-    return [done, f"{', '.join(taken)}, {report['cached_bytes'] / 2**20:.0f} MB cached."]
+    return [
+        f"{len(plan)} steps: {', '.join(done)}.",
+        f"{', '.join(taken)}, {report['cached_bytes'] / 2**20:.0f} MB cached.",
+    ]
 
 
 def log_summary(report: dict[str, Any]) -> None:

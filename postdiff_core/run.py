@@ -100,7 +100,7 @@ class Run(Uncopied):
 
     @property
     def sigma(self) -> float:
-        """The noise level at which the step being evaluated begins; read of no tensor, which would wait for the device."""
+        """The noise level at which the step begins, read of no tensor, which would wait for the device."""
         return self.sigmas[self.step.index]
 
     @property

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .hooks import digest_of_hooks, samples
+
 SAMPLES = 16  # values read of each tensor
 
 
@@ -16,7 +18,8 @@ def fingerprint(patcher: Any) -> str:
     """Twelve hexadecimal digits for a ModelPatcher: cheap, and the same whether it is loaded or not.
 
     Weights are read as they were loaded, also while a LoRA is merged into them; LoRAs count by their strengths and
-    samples of their own weights. Of what other nodes hook into the model, only the names are seen, not their settings.
+    samples of their own weights. What other nodes hook into the model counts by its functions, the numbers and texts
+    that those were made with, and the options set; of objects only by their types, not by the settings inside them.
     """
     digest = hashlib.sha256(type(patcher.model).__name__.encode())
     for name, tensor in sorted(_state(patcher).items()):
@@ -27,7 +30,8 @@ def fingerprint(patcher: Any) -> str:
             digest.update(f"{name} {strength} {strength_model} {type(patch).__name__}".encode())
             for tensor in _tensors(patch):
                 _add(digest, name, tensor)
-    digest.update(json.dumps(_hooks(patcher)).encode())
+    hooks = [patcher.object_patches, patcher.model_options, patcher.wrappers, patcher.callbacks, patcher.injections]
+    digest.update(digest_of_hooks(hooks).encode())
     return digest.hexdigest()[:12]
 
 
@@ -49,9 +53,7 @@ def _state(patcher: Any) -> dict[str, torch.Tensor]:
 
 def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
     digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-    values = tensor.detach().reshape(-1)
-    values = values[:: max(1, values.numel() // SAMPLES)][:SAMPLES]
-    digest.update(values.to("cpu", torch.float32).numpy().tobytes())
+    digest.update(samples(tensor, SAMPLES))
 
 
 def _tensors(patch: Any) -> Iterator[torch.Tensor]:
@@ -63,17 +65,3 @@ def _tensors(patch: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(part)
     elif hasattr(patch, "weights"):
         yield from _tensors(patch.weights)
-
-
-def _hooks(patcher: Any) -> list[str]:
-    """The names of what other nodes put on the model, in order."""
-    options = patcher.model_options
-    # A noise schedule's class is made anew from its bases, which alone tell noise from velocity.
-    names = [
-        f"{name} {' '.join(each.__name__ for each in type(value).__mro__)}"
-        for name, value in patcher.object_patches.items()
-    ]
-    names += [name for name in options if name != "transformer_options"]
-    names += options.get("transformer_options", {})
-    names += [f"{kind} {key}" for kind, keys in patcher.wrappers.items() for key in keys]
-    return names

@@ -1,5 +1,7 @@
 """Ids, inputs, ranges and defaults: shared workflows depend on them."""
 
+import re
+
 import nodes as comfy_nodes
 import pytest
 
@@ -98,12 +100,55 @@ def test_the_samplers_take_what_the_stock_ksampler_takes(node):
         declared = inputs[name]
         assert declared.tooltip == options.get("tooltip")
         if isinstance(kind, list):
-            assert list(declared.options) == kind
+            assert (list(declared.options), declared.default) == (kind, kind[0])
         elif "default" in options:
             assert (declared.default, declared.min, declared.max) == tuple(
                 options[k] for k in ("default", "min", "max")
             )
-    assert (inputs["sampler_name"].default, inputs["scheduler"].default) == ("euler", "normal")
+
+
+def with_inputs(monkeypatch, **declared):
+    """As if the host's KSampler took these too, or declared them so."""
+    stock = comfy_nodes.KSampler.INPUT_TYPES()
+    stock["required"] |= declared
+    monkeypatch.setattr(comfy_nodes.KSampler, "INPUT_TYPES", classmethod(lambda _: stock))
+
+
+@pytest.mark.parametrize("node", [MixedResolutionKSampler, PostDiffKSampler, PostDiffCalibrate])
+def test_a_fresh_node_samples_as_a_fresh_ksampler_does(node, monkeypatch):
+    def chosen():
+        inputs = {declared.id: declared for declared in node.define_schema().inputs}
+        return inputs["sampler_name"].default, inputs["scheduler"].default
+
+    schedulers = comfy_nodes.KSampler.INPUT_TYPES()["required"]["scheduler"][0]
+    assert chosen() == ("euler", schedulers[0])
+    with_inputs(
+        monkeypatch, sampler_name=("COMBO", {"options": ["dpm", "heun"]}), scheduler=(["a", "b"], {"default": "b"})
+    )
+    assert chosen() == ("dpm", "b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "declared"),
+    [
+        ("BOOLEAN", {"default": True, "label_on": "yes"}, {"default": True, "label_on": "yes"}),
+        ("STRING", {"default": "", "multiline": True, "dynamicPrompts": True}, {"default": "", "multiline": True}),
+        ("INT", {"default": 3, "min": 1, "max": 9, "display": "slider", "id": "x"}, {"default": 3, "min": 1, "max": 9}),
+        ("FLOAT", {"default": 0.5}, {"default": 0.5}),
+        ("MASK", {"tooltip": "Where.", "newer": object()}, {"tooltip": "Where."}),
+        (["a", "b"], None, {"options": ["a", "b"], "default": "a"}),
+        ([], {"default": None}, {"options": []}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, (str, list)) else "",
+)
+def test_an_input_that_a_newer_ksampler_adds_is_taken_over(kind, options, declared, monkeypatch):
+    with_inputs(monkeypatch, novelty=(kind,) if options is None else (kind, options))
+    for node in (MixedResolutionKSampler, PostDiffKSampler):
+        inputs = node.GET_SCHEMA().get_v1_info(node).input["required"]
+        taken_kind, taken = inputs["novelty"]
+        assert taken_kind == (kind if isinstance(kind, str) else "COMBO")
+        assert {name: taken[name] for name in declared} == declared
+        assert not taken.keys() & {"newer", "display", "dynamicPrompts"}
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
@@ -112,6 +157,13 @@ def test_every_setting_of_the_node_explains_itself(node):
     assert schema.description
     for declared in schema.inputs:
         assert declared.tooltip, declared.id
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_no_tooltip_begins_with_a_letter_of_the_papers(node):
+    schema = node.define_schema()
+    for declared in (*schema.inputs, *schema.outputs):
+        assert not re.match(r"(beta|[Tskm])\b", declared.tooltip), declared.tooltip
 
 
 def test_messages_name_the_patches_as_the_canvas_does():

@@ -107,3 +107,13 @@ def test_what_needs_the_negative_prompt_at_cfg_1_is_said_to_end():
         tiny_models.stock_sample(**inputs_with_prompts(model, cfg=1.0) | {"model": patched})
         said.append([note for note in pack_nodes.report(patched)["notes"] if "NAGuidance" in note])
     assert [len(notes) for notes in said] == [0, 1]
+    assert "put CFG Cut-off with start_percent 1 on the model" in said[1][0]
+
+
+def test_what_needs_the_negative_prompt_at_cfg_1_goes_on_to_the_end_as_its_note_advises():
+    model = NAGuidance.execute(tiny_models.small_unet(), 5.0, 0.5, 1.5).args[0]
+    inputs = inputs_with_prompts(model, cfg=1.0)
+    dropped = pack_nodes.patched(model, Techniques(cutoff_start=0.5))
+    kept = pack_nodes.with_cfg_cutoff(dropped, Techniques(cutoff_start=1.0))
+    latents = [tiny_models.stock_sample(**inputs | {"model": each}) for each in (model, dropped, kept)]
+    assert torch.equal(latents[0], latents[2]) and not torch.equal(latents[0], latents[1])

@@ -7,6 +7,7 @@ from comfy_extras.nodes_custom_sampler import CFGOverride, SamplerCustom
 import pack_nodes
 import tiny_models
 from postdiff.postdiff_core import patch, report_picture, schedule
+from postdiff.postdiff_core.report import summary
 from reference import EVERYTHING, Techniques
 
 STEPS = 6
@@ -38,6 +39,18 @@ def test_the_report_says_what_was_done():
     )
     assert report["cached_bytes"] >= 2 * 32 * 16 * 16 * 4
     assert report["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("cfg", "start", "ends"), [(5.0, 0.5, ", 3 unguided."), (5.0, 0.0, ", 6 unguided."), (1.0, 0.5, None)]
+)
+def test_the_summary_counts_steps_without_guidance_only_where_there_was_some_to_drop(cfg, start, ends):
+    patched = pack_nodes.with_cfg_cutoff(tiny_models.small_unet(), Techniques(cutoff_start=start))
+    tiny_models.stock_sample(patched, steps=STEPS, scheduler="sgm_uniform", cfg=cfg)
+    report = pack_nodes.report(patched)
+    assert report["has_guidance"] == (ends is not None)
+    done, _ = summary(report)
+    assert done.endswith(ends or "reused cross-attention.")
 
 
 def test_a_run_of_full_cost_steps_only_is_as_fast_as_itself():
