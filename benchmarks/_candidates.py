@@ -86,7 +86,8 @@ def sweeps() -> list[Candidate]:
         "k 3, m 0.5": Settings(None, DeepCache(3, 2), CrossAttnCache(0.5), CFGCutoff(0.5)),
         "k 2 from 0.25": Settings(None, DeepCache(2, 2, 0.25), None, None),
         "k 3 from 0.25": Settings(None, DeepCache(3, 2, 0.25), None, None),
-        "k 3 from 0.15, depth 1, m 0.5": Settings(None, DeepCache(3, 1, 0.15), CrossAttnCache(0.5), CFGCutoff(0.5)),
+        "k 3 from 0.25, depth 1, m 0.75": Settings(None, DeepCache(3, 1, 0.25), CrossAttnCache(0.75), CFGCutoff(0.75)),
+        "k 5 from 0.25, depth 1, m 0.75": Settings(None, DeepCache(5, 1, 0.25), CrossAttnCache(0.75), CFGCutoff(0.75)),
         "k 5 from 0.15, depth 1, m 0.5": Settings(None, DeepCache(5, 1, 0.15), CrossAttnCache(0.5), CFGCutoff(0.5)),
         "k 5, m 0.25": Settings(None, DeepCache(5, 2), CrossAttnCache(0.25), CFGCutoff(0.25)),
         "beta 0.75, s 0.5, m 0.75": Settings(MixedResolution(0.75, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
@@ -95,6 +96,9 @@ def sweeps() -> list[Candidate]:
         ),
         "beta 0.5, s 0.5, m 0.75": Settings(MixedResolution(0.5, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
         "beta 0.5, s 0.5, k 2, m 0.75": PRESETS["sd15"],
+        "beta 0.5, s 0.5, k 3 from 0.25, depth 1, m 0.75": Settings(
+            MixedResolution(0.5, 0.5), DeepCache(3, 1, 0.25), CrossAttnCache(0.75), CFGCutoff(0.75)
+        ),
     }
     return [
         *(postdiff(setting, settings) for setting, settings in ours.items()),

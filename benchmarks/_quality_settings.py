@@ -70,6 +70,8 @@ def postdiff(
     beta: float | None = None,
     s: float = 0.5,
     k: int | None = None,
+    depth: int = 2,
+    deep_from: float = 0.0,
     m: float | None = None,
     mode: str = "cond",
     cross_attn: bool = True,
@@ -81,7 +83,8 @@ def postdiff(
     """PostDiff's own nodes in a row, in the paper's symbols; what is None is absent or at its default."""
     patches: list[Node] = []
     if k is not None:
-        patches.append(("DeepCachePatch", {"interval": k, "depth": 2}))
+        begins = {"start_percent": deep_from} if deep_from else {}
+        patches.append(("DeepCachePatch", {"interval": k, "depth": depth, **begins}))
     if m is not None and cross_attn:
         patches.append(("CrossAttnCachePatch", {"start_percent": m, "mode": mode}))
     if m is not None and cutoff:
@@ -149,17 +152,29 @@ def _after_mixed_resolution() -> Table:
 
     m = 0.6
     cheaper = postdiff(f"m {m}", beta=0.5, k=2, m=m, switch="matched", group=MATCHED_SWITCH)
+
+    def later(k: int, depth: int) -> Setting:
+        name = f"k {k} from 0.25" + (f", depth {depth}" if depth != 2 else "")
+        return postdiff(
+            name, beta=0.5, k=k, depth=depth, deep_from=0.25, m=PAPER_M, switch="matched", group=MATCHED_SWITCH
+        )
+
+    sparing, sparing_more = later(2, 2), later(3, 1)
     return Table(
         "after-mixed",
         "After mixed resolution: fewer steps, or caches and cut-off",
-        (FULL, PRESET, mixed(10), mixed(8), cheaper, mixed(12)),
+        (FULL, PRESET, mixed(10), mixed(8), cheaper, mixed(12), sparing_more, sparing),
         HEADLINE_PAIRS,
         first=0,
         notes=(
             "beta 0.5, s 0.5 and the matched switch in all rows but the full run. The shipped preset is T = 20 with "
-            "k 2 and m 0.75 besides.",
+            "k 2 and m 0.75 besides; the last two have a deep cache that begins at a quarter of the run instead.",
         ),
-        against=((PRESET.name, mixed(12).name), (PRESET.name, mixed(10).name), (cheaper.name, mixed(8).name)),
+        against=(
+            *((PRESET.name, mixed(12).name), (PRESET.name, mixed(10).name), (cheaper.name, mixed(8).name)),
+            *((sparing.name, mixed(12).name), (sparing_more.name, mixed(10).name), (sparing_more.name, mixed(8).name)),
+            *((sparing.name, PRESET.name), (sparing_more.name, PRESET.name)),
+        ),
     )
 
 
