@@ -155,7 +155,7 @@ def test_where_windows_divide_a_side_a_window_is_planned_for_at_both_sizes(monke
         patch.add(windowed, MixedResolution(0.75, 0.5)), latent_image=tiny_models.latent(model, 16, 32)
     )
     heights, widths = ({shape[axis] for shape in planned} for axis in (0, 1))
-    assert heights == {16}
+    assert heights == {12, 16}
     assert max(widths) < 16
 
 

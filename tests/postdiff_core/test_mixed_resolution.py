@@ -67,8 +67,8 @@ def ramp(*shape):
     ("build", "size", "low"),
     [
         (tiny_models.sd15, (16, 16), (8, 8)),
-        (tiny_models.sd2, (16, 24), (8, 16)),
-        (tiny_models.sdxl, (12, 20), (8, 12)),
+        (tiny_models.sd2, (16, 24), (8, 12)),
+        (tiny_models.sdxl, (12, 20), (6, 10)),
         (tiny_models.pixart_alpha, (68, 68), (34, 34)),
         (tiny_models.pixart_sigma, (64, 72), (32, 36)),
         (tiny_models.auraflow, (16, 20), (8, 10)),

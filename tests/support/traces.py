@@ -42,7 +42,8 @@ def live_tensors(*, collect: bool = True) -> dict[int, torch.Tensor]:
 
 def live_bytes(*, collect: bool = True) -> int:
     """Memory of all tensors that Python still holds; views of one storage count once."""
-    storages = [tensor.untyped_storage() for tensor in live_tensors(collect=collect).values()]
+    tensors = live_tensors(collect=collect).values()
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout is torch.strided]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
