@@ -34,18 +34,20 @@ class Branch(NamedTuple):
 class Chunk:
     """The part of a batch that one conditioning takes: `span` are its rows in the tensors of this model call.
 
-    `paired` says that exactly one positive and one negative conditioning run in this pass.
+    `guided` says that this pass runs positive and negative conditionings and nothing else, `paired` that these are
+    exactly one of each.
     """
 
     branch: Branch
     role: Role | None
+    guided: bool
     paired: bool
     span: slice
 
 
 def without_negative(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """The chunks that the cut-off leaves: all but the negative one of a pair."""
-    return [chunk for chunk in chunks if not (chunk.paired and chunk.role == "negative")]
+    """The chunks that the cut-off leaves."""
+    return [chunk for chunk in chunks if not (chunk.guided and chunk.role == "negative")]
 
 
 def _frames(transformer_options: Mapping) -> tuple[int, ...] | None:
@@ -66,7 +68,7 @@ class Branches:
         self._model_pass = -1
         self._pass_roles: list[Role | None] = []
         self._pass_pictures = 0
-        self._pass_is_paired = False
+        self._pass_is_guided = self._pass_is_paired = False
         self._occurrences: Counter = Counter()
 
     def begin_evaluation(self, guider_conds: Mapping[str, Sequence[dict]]) -> None:
@@ -85,8 +87,8 @@ class Branches:
         self._pass_roles = self.roles_of(conds)
         self._pass_pictures = pictures
         pair = [(index, cond[0]["uuid"]) for index, cond in enumerate(conds) if cond and len(cond) == 1]
-        is_of_both = set(self._pass_roles) == {"positive", "negative"}
-        self._pass_is_paired = is_of_both and len(pair) == len(conds) == 2
+        self._pass_is_guided = len(conds) == 2 and set(self._pass_roles) == {"positive", "negative"}
+        self._pass_is_paired = self._pass_is_guided and len(pair) == 2
         if self._pass_is_paired:
             one, other = pair
             self._partners.update({one: other, other: one})
@@ -112,11 +114,12 @@ class Branches:
         batch = self._pass_pictures
         if x.shape[0] != batch * len(conds):
             branch = self._branch(tuple(indices), tuple(uuids), x.shape[0], x.device, window)
-            return (Chunk(branch, None, False, slice(0, x.shape[0])),)
+            return (Chunk(branch, None, False, False, slice(0, x.shape[0])),)
         return tuple(
             Chunk(
                 self._branch(index, uuid, batch, x.device, window),
                 role,
+                self._pass_is_guided,
                 self._pass_is_paired,
                 slice(position * batch, (position + 1) * batch),
             )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_management
 from comfy.patcher_extension import WrappersMP, get_all_wrappers
@@ -15,7 +15,15 @@ from .architecture import Size, whole_module
 from .run import Run
 from .schedule import Plan, Settings
 
-GUIDED_ROWS = 2
+
+class Rows(NamedTuple):
+    """Rows of a guider's conditionings that one step evaluates for one picture."""
+
+    positive: int
+    every: int
+
+
+ONE_PROMPT = Rows(positive=1, every=2)
 
 
 def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size | None) -> None:
@@ -23,9 +31,9 @@ def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size
     pictures, *_, height, width = full_shape
 
     @cache
-    def held_bytes(base: Any) -> int:
+    def held_bytes(base: Any, rows: Rows) -> int:
         diffusion_model = whole_module(base.diffusion_model)
-        values = cached_values(diffusion_model, run.plan, settings, (height, width), low) * pictures
+        values = cached_values(diffusion_model, run.plan, settings, (height, width), low, rows) * pictures
         return values * comfy.model_management.dtype_size(base.get_dtype_inference())
 
     loaded: list[tuple[list[Any], list[int]]] = []  # models beside the main one, and bytes of all, after stage 1
@@ -42,7 +50,7 @@ def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size
         planned = [*noise_shape[:-2], *(whole if side == staged else side for side, staged, whole in sides)]
         # The host takes no bytes here, only a shape, and counts memory in proportion to it.
         if required := base.memory_required(planned):  # none is counted for an engine (TensorRT)
-            planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base) / required))
+            planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base, most_rows(conds)) / required))
         prepared = executor(model, planned, conds, *args, **kwargs)
         others = prepared[2]
         loaded[:] = [(others, [each.loaded_size() for each in (model, *others)])]
@@ -67,8 +75,22 @@ def _needs_nothing_else(model: Any, model_options: dict[str, Any] | None) -> boo
     return len(get_all_wrappers(WrappersMP.PREPARE_SAMPLING, model_options, is_model_options=True)) == 1
 
 
-def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Size, low: Size | None) -> int:
-    """The most numbers that the caches hold at once for one picture, if two rows run while guidance is on.
+def most_rows(conds: Mapping[str, Sequence[dict[str, Any]] | None]) -> Rows:
+    """The most rows that a guider's conditionings ask for at one time; those with an area count as whole ones."""
+    most = {role: _most_at_once(entries or ()) for role, entries in conds.items()}
+    return Rows(most.get("positive", 0), sum(most.values()))
+
+
+def _most_at_once(conds: Sequence[dict[str, Any]]) -> int:
+    """How many of the conditionings are in force together, by their timestep ranges."""
+    ranges = [(cond.get("start_percent", 0.0), cond.get("end_percent", 1.0)) for cond in conds]
+    return max((sum(start <= begin < end for start, end in ranges) for begin, _ in ranges), default=0)
+
+
+def cached_values(
+    diffusion_model: Any, plan: Plan, settings: Settings, size: Size, low: Size | None, rows: Rows = ONE_PROMPT
+) -> int:
+    """The most numbers that the caches hold at once for one picture, if so many rows run while guidance is on.
 
     `size` and `low` are latent (height, width). Multiply by the batch and by the bytes of the model's number format.
     """
@@ -79,25 +101,25 @@ def cached_values(diffusion_model: Any, plan: Plan, settings: Settings, size: Si
         if settings.deep_cache is None or step.deep == "off":
             feature = 0
         elif step.deep == "refresh":
-            feature = _rows_reused_after(plan, step.index) * deep_cache.feature_size(
+            feature = _rows_reused_after(plan, step.index, rows) * deep_cache.feature_size(
                 diffusion_model, settings.deep_cache.depth, latent
             )
-        rows = _cross_attn_rows(plan, settings, step.index)
-        most = max(most, feature + (rows * cross_attn_values(latent) if rows else 0))
+        kept = _cross_attn_rows(plan, settings, step.index, rows)
+        most = max(most, feature + (kept * cross_attn_values(latent) if kept else 0))
     return most
 
 
-def _rows_reused_after(plan: Plan, index: int) -> int:
+def _rows_reused_after(plan: Plan, index: int, rows: Rows) -> int:
     """Rows of the deep feature that step `index` leaves for the next."""
     if not plan.deep_feature_is_reused_after(index):
         return 0
-    return GUIDED_ROWS if plan.steps[index + 1].guided else 1
+    return rows.every if plan.steps[index + 1].guided else rows.positive
 
 
-def _cross_attn_rows(plan: Plan, settings: Settings, index: int) -> int:
+def _cross_attn_rows(plan: Plan, settings: Settings, index: int, rows: Rows) -> int:
     """Rows of every cross-attention layer's output that are kept in step `index`."""
     start = plan.cross_attn_start
     if settings.cross_attn_cache is None or not (plan.cross_attn_is_recorded_in(index) or index >= start):
         return 0
     positive_only = settings.cross_attn_cache.mode == "cond" and plan.guidance_stop <= start
-    return 1 if positive_only else GUIDED_ROWS
+    return rows.positive if positive_only else rows.every

@@ -9,7 +9,7 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 import full_size_models
 import tiny_models
 from postdiff.postdiff_core import cross_attn_sites, patch
-from postdiff.postdiff_core.memory import cached_values
+from postdiff.postdiff_core.memory import Rows, cached_values, most_rows
 from postdiff.postdiff_core.presets import PRESETS
 from postdiff.postdiff_core.schedule import (
     CFGCutoff,
@@ -46,6 +46,31 @@ def test_what_is_planned_is_what_a_run_holds_at_most(name, settings):
     assert report["cached_bytes"] == held * 2 * 4 > 0  # two pictures in float32
 
 
+@pytest.mark.parametrize("settings", [PRESETS["sd15"], *OTHERS.values()], ids=["sd15", *OTHERS])
+def test_combined_prompts_are_planned_for_one_by_one(settings):
+    model = tiny_models.sd15()
+    patched = patch.fill(model, settings)
+    prompts = [entry for seed in (1, 2, 3) for entry in tiny_models.conditioning(model, seed=seed)]
+    tiny_models.stock_sample(patched, steps=8, positive=prompts)
+    report = patch.carried_by(patched).last_report
+    low = tuple(report["low_size"]) if report["low_size"] else None
+    size, plan_of = tuple(report["size"]), layout(settings, 8)
+    held = cached_values(model.model.diffusion_model, plan_of, settings, size, low, Rows(positive=3, every=4))
+    assert (
+        report["cached_bytes"]
+        == held * 4
+        > 4 * cached_values(model.model.diffusion_model, plan_of, settings, size, low)
+    )
+
+
+def test_prompts_that_follow_one_another_are_planned_for_as_one():
+    early, late, always = {"end_percent": 0.5}, {"start_percent": 0.5, "end_percent": 1.0}, {}
+    assert most_rows({"positive": [early, late], "negative": [always]}) == Rows(positive=1, every=2)
+    assert most_rows({"positive": [early, late, always], "negative": [always]}) == Rows(positive=2, every=3)
+    assert most_rows({"positive": [always]}) == Rows(positive=1, every=1)
+    assert most_rows({"positive": [always, always], "middle": [always], "negative": None}) == Rows(2, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "settings_of", "steps", "side", "scale", "most_mb"),
     [
@@ -62,7 +87,8 @@ def test_the_paper_settings_hold_little_in_16_bit(name, settings_of, steps, side
     assert 0 < held * 2 < most_mb * 1e6
 
 
-def test_comfyui_is_told_before_it_loads_the_model(monkeypatch):
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_comfyui_is_told_before_it_loads_the_model(monkeypatch, prompts):
     asked = []
     load = comfy.model_management.load_models_gpu
 
@@ -72,9 +98,10 @@ def test_comfyui_is_told_before_it_loads_the_model(monkeypatch):
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", recording)
     model = tiny_models.sd15()
-    tiny_models.stock_sample(model)
+    positive = [entry for seed in range(1, prompts + 1) for entry in tiny_models.conditioning(model, seed=seed)]
+    tiny_models.stock_sample(model, positive=positive)
     patched = patch.fill(model, PRESETS["sd15"])
-    tiny_models.stock_sample(patched)
+    tiny_models.stock_sample(patched, positive=positive)
     stock, *stages = asked
     cached = patch.carried_by(patched).last_report["cached_bytes"]
     (both,) = stages  # planned for the full size, and not loaded again at the switch
