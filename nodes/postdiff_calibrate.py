@@ -110,6 +110,11 @@ def _search() -> list[io.Input]:
         ),
         io.String.Input("interval", default="1, 2", tooltip=f"Intervals of the deep cache (k); 1 is off. {ignored}"),
         io.String.Input(
+            "deep_cache_start",
+            default="0, 0.25",
+            tooltip=f"Where the deep cache begins; 0 is the paper's, later ones keep more. {ignored}",
+        ),
+        io.String.Input(
             "start_percent",
             default="0.5, 0.75, 1",
             tooltip=f"Where the cross-attention cache and the cut-off begin (m); 1 is off. {ignored}",
@@ -197,6 +202,9 @@ def _outputs() -> list[io.Output]:
             display_name="low_res_until", tooltip="For KSampler (Mixed Resolution); 0 is off. The paper's s."
         ),
         io.Int.Output(display_name="interval", tooltip="For Deep Cache; 1 is off. The paper's k."),
+        io.Float.Output(
+            display_name="deep_cache_start", tooltip="For Deep Cache's start_percent: where its reuse begins."
+        ),
         io.Float.Output(
             display_name="start_percent", tooltip="For Cross-Attention Cache and CFG Cut-off; 1 is off. The paper's m."
         ),

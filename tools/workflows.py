@@ -239,8 +239,8 @@ and it goes on where it was.
 - The preset is saved under its preset_name: press R, and every **KSampler (PostDiff)** offers it. Here it comes through
 a link; set prompt, size and cfg of the sampler on the right to yours, too.
 
-Without a CLIP vision model it ranks k, m and the number of steps only: starting at low resolution composes another
-picture, which no comparison with the stock run can judge. For all of them, connect **Load CLIP Vision** to clip_vision.
+Without a CLIP vision model it ranks all settings but those of low resolution, which composes another picture: no
+comparison with the stock run can judge that. To rank them too, connect **Load CLIP Vision** to clip_vision.
 Help (select the node, then the i button, Node Info) says more.
 """
     )

@@ -37,6 +37,7 @@ class Request:
     low_res_scale: str
     low_res_until: str
     interval: str
+    deep_cache_start: str
     start_percent: str
     min_speedup: float
     sampling: Sampling
@@ -60,6 +61,16 @@ class Request:
             raise ValueError(f"steps is {self.steps!r}: a run takes at least 1 step.")
         return found
 
+    @property
+    def _deep_cache_starts(self) -> tuple[float, ...]:
+        """Checked here, as the deep cache would call them start_percent, which is another input of the node."""
+        found = numbers(self.deep_cache_start, float, "deep_cache_start")
+        if not all(0.0 <= each < 1.0 for each in found):
+            raise ValueError(
+                f"deep_cache_start is {self.deep_cache_start!r}: give fractions of the schedule, from 0 to less than 1."
+            )
+        return found
+
     def grid(self, model: Any, size: Size, *, ranks_resolutions: bool) -> Grid:
         """The values to combine. Where changes of resolution cannot be ranked, the family's own is taken.
 
@@ -73,6 +84,7 @@ class Request:
                 numbers(self.low_res_scale, float, "low_res_scale"),
                 numbers(self.low_res_until, float, "low_res_until"),
                 numbers(self.interval, int, "interval"),
+                self._deep_cache_starts,
                 numbers(self.start_percent, float, "start_percent"),
                 mixed,
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from .calibration import Result, Row
 
-PARAMETERS = ("steps", "low_res_scale", "low_res_until", "interval", "start_percent")
+PARAMETERS = ("steps", "low_res_scale", "low_res_until", "interval", "deep_cache_start", "start_percent")
 
 
 def markdown(result: Result) -> str:
@@ -37,7 +37,7 @@ def document(result: Result) -> dict[str, Any]:
 
 
 def parameters(row: Row) -> dict[str, float]:
-    """T, beta, s, k and m by the names of the nodes' inputs."""
+    """T, beta, s, k, the deep cache's beginning and m by the names of the node's inputs."""
     return {name: getattr(row.candidate, name) for name in PARAMETERS}
 
 

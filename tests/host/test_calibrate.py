@@ -29,7 +29,7 @@ def api(server):
     api[node_of(api, "PostDiffCalibrate")]["inputs"] |= SMALL
     api["results"] = {
         "class_type": "PreviewAny",
-        "inputs": {"source": [node_of(api, "PostDiffCalibrate"), 8]},
+        "inputs": {"source": [node_of(api, "PostDiffCalibrate"), 9]},
         "_meta": {"title": "results"},
     }
     return api

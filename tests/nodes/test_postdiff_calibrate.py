@@ -35,6 +35,7 @@ SMALL = {
     "low_res_scale": "0.5",
     "low_res_until": "0.5",
     "interval": "1, 2",
+    "deep_cache_start": "0",
     "start_percent": "0.5, 1",
     "min_speedup": 1.2,
     "width": 64,
@@ -81,15 +82,16 @@ def found(outputs):
     return json.loads(outputs["results"])
 
 
-def test_wires_and_preset_say_the_same_and_give_the_same_latent(pipeline):
+@pytest.mark.parametrize("deep_cache_start", ["0", "0.25"])
+def test_wires_and_preset_say_the_same_and_give_the_same_latent(pipeline, deep_cache_start):
     before = tiny_models.stock_sample(pipeline["model"])
-    out = calibrate(pipeline, prompts="one")
+    out = calibrate(pipeline, prompts="one", interval="2", deep_cache_start=deep_cache_start)
     assert torch.equal(tiny_models.stock_sample(pipeline["model"]), before), "the model given was changed"
     assert out["preset"] in presets.choices()
     assert out["picture"].shape[3] == 3 and out["picture"].shape[2] == frontier_picture.WIDTH
     sampling = tiny_models.sampler_inputs(pipeline["model"], steps=out["steps"])
     by_preset = PostDiffKSampler.execute(**sampling, preset=out["preset"]).args[0]["samples"]
-    model = DeepCachePatch.execute(sampling.pop("model"), out["interval"], 2, 0.0, 1.0).args[0]
+    model = DeepCachePatch.execute(sampling.pop("model"), out["interval"], 2, out["deep_cache_start"], 1.0).args[0]
     model = CrossAttnCachePatch.execute(model, out["start_percent"], "cond").args[0]
     model = CFGCutoff.execute(model, out["start_percent"]).args[0]
     wired = {name: out[name] for name in ("low_res_scale", "low_res_until")} | {"upscale_method": "bilinear"}
@@ -211,7 +213,7 @@ def test_quick_without_clip_vision_takes_the_familys_own_change_of_resolution(pi
     out = calibrate(pipeline, search="quick", min_speedup=1.5, width=512, height=512)
     rows = found(out)["rows"]
     assert {(row["low_res_scale"], row["low_res_until"]) for row in rows} == {(0.75, 0.5)}  # SD1.5's at 512 pixels
-    assert {row["interval"] for row in rows} == {1, 2}
+    assert {(row["interval"], row["deep_cache_start"]) for row in rows} == {(1, 0.0), (2, 0.0), (2, 0.25)}
 
 
 @pytest.mark.parametrize("search", ["own lists", "quick"])
@@ -261,6 +263,8 @@ def test_a_transformer_is_calibrated_without_a_deep_cache():
         ({"steps": "0, 8"}, "steps is '0, 8': a run takes at least 1 step"),
         ({"start_percent": ""}, "start_percent is ''"),
         ({"start_percent": "nan"}, r"start_percent \(m\) is nan"),
+        ({"deep_cache_start": "0, 1"}, "deep_cache_start is '0, 1': give fractions of the schedule"),
+        ({"deep_cache_start": "nan"}, "deep_cache_start is 'nan'"),
         ({"low_res_scale": "2"}, r"low_res_scale \(beta\) is 2.0"),
         ({"low_res_until": "-0.5"}, r"low_res_until \(s\) is -0.5"),
         ({"low_res_scale": "0.1"}, r"low_res_scale \(beta\) is 0.1"),

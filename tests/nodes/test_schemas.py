@@ -47,11 +47,12 @@ NODES = {
     PostDiffEmbeddedModel: (["MODEL", "CLIP", "VAE"], {}),
     PostDiffReport: (["LATENT", "STRING", "IMAGE"], {"model": None, "latent": None}),
     PostDiffCalibrate: (
-        ["COMBO", "INT", "FLOAT", "FLOAT", "INT", "FLOAT", "IMAGE", "STRING", "STRING"],
+        ["COMBO", "INT", "FLOAT", "FLOAT", "INT", "FLOAT", "FLOAT", "IMAGE", "STRING", "STRING"],
         {
             **dict.fromkeys(("model", "clip", "vae", "prompts", "negative")),
             "search": ("quick", ["quick", "thorough", "own lists"]),
-            **dict.fromkeys(("steps", "low_res_scale", "low_res_until", "interval", "start_percent")),
+            **dict.fromkeys(("steps", "low_res_scale", "low_res_until", "interval")),
+            **dict.fromkeys(("deep_cache_start", "start_percent")),
             "min_speedup": (1.5, 1.0, 10.0),
             **dict.fromkeys(("sampler_name", "scheduler")),
             "cfg": (7.5, 0.0, 100.0),

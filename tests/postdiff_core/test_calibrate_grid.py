@@ -10,7 +10,7 @@ from postdiff.postdiff_core.calibrate.pricing import Pricing
 from postdiff.postdiff_core.schedule import CFGCutoff, CrossAttnCache, DeepCache, MixedResolution, Settings
 
 EVERYTHING = ("mixed_resolution", "deep_cache", "cross_attn_cache", "cfg_cutoff")
-LISTS = Grid((8, 4), (0.5, 1.0), (0.0, 0.5), (1, 2), (0.5, 1.0))
+LISTS = Grid((8, 4), (0.5, 1.0), (0.0, 0.5), (1, 2), (0.0, 0.25), (0.5, 1.0))
 
 
 def pricing_for(model, *, cfg=5.0, steps=8, sampler_name="euler"):
@@ -20,10 +20,11 @@ def pricing_for(model, *, cfg=5.0, steps=8, sampler_name="euler"):
 
 def test_every_combination_is_there_once_and_neutral_values_mean_absent():
     candidates = LISTS.candidates(EVERYTHING)
-    assert len(candidates) == len(set(candidates)) == 2 * 2 * 2 * 2  # beta 1 and s 0 are one and the same
+    assert len(candidates) == len(set(candidates)) == 2 * 2 * 3 * 2  # beta 1 and s 0 are one, k 1 begins nowhere
     assert Candidate(8, Settings()) in candidates
     late = CrossAttnCache(0.5), CFGCutoff(0.5)
-    assert Candidate(4, Settings(MixedResolution(0.5, 0.5), DeepCache(2), *late)) in candidates
+    for deep_cache in (DeepCache(2), DeepCache(2, start_percent=0.25)):
+        assert Candidate(4, Settings(MixedResolution(0.5, 0.5), deep_cache, *late)) in candidates
 
 
 def test_a_candidate_names_its_values_as_the_nodes_do():
@@ -32,6 +33,9 @@ def test_a_candidate_names_its_values_as_the_nodes_do():
     assert values == (0.75, 0.3, 1, 0.6)
     assert str(candidate) == "8 steps, beta 0.75, s 0.3, m 0.6"
     assert str(Candidate(8, Settings())) == "8 steps"
+    deep = Candidate(8, Settings(deep_cache=DeepCache(3, start_percent=0.25)))
+    assert (deep.interval, deep.deep_cache_start, str(deep)) == (3, 0.25, "8 steps, k 3 from 0.25")
+    assert str(Candidate(8, Settings(deep_cache=DeepCache(2)))) == "8 steps, k 2"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,7 @@ def test_the_ready_made_grids_hold_settings_that_are_neutral_and_the_papers(valu
     late = CrossAttnCache(0.75), CFGCutoff(0.75)
     assert Candidate(20, Settings()) in candidates
     assert Candidate(20, Settings(MixedResolution(0.5, 0.5), DeepCache(2), *late)) in candidates
+    assert Candidate(20, Settings(deep_cache=DeepCache(2, start_percent=0.25))) in candidates  # not the paper's
     assert Candidate(20, Settings(MixedResolution(0.75, 0.2), DeepCache(2), *late)) in candidates
 
 
@@ -95,6 +100,6 @@ def test_where_work_cannot_be_counted_steps_cost_their_pixels_and_rows():
 
 def test_candidates_change_resolution_as_the_grid_says_but_for_the_values_listed():
     own = MixedResolution(0.6, 0.4, "nearest-exact", "matched")
-    candidates = Grid((8,), (0.5, 0.75), (0.3,), (1,), (1.0,), own).candidates(EVERYTHING)
+    candidates = Grid((8,), (0.5, 0.75), (0.3,), (1,), (0.0,), (1.0,), own).candidates(EVERYTHING)
     changes = [candidate.settings.mixed_resolution for candidate in candidates]
     assert changes == [MixedResolution(beta, 0.3, "nearest-exact", "matched") for beta in (0.5, 0.75)]

@@ -61,7 +61,7 @@ def test_the_table_and_the_document_hold_every_row_and_every_note():
     rows = [row(0.5, 30.0, m=0.1), row(0.4, 29.5, pictures=1, error=None, m=0.2)]
     found = result(rows, rows[0], row(1.0, 30.5))
     lines = markdown(found).splitlines()
-    assert lines[2].startswith("| **chosen** | 20 | 1 | 0 | 1 | 0.1 | 2.00 | 1.50 | 8 | 30.00 ± 0.10 |")
+    assert lines[2].startswith("| **chosen** | 20 | 1 | 0 | 1 | 0 | 0.1 | 2.00 | 1.50 | 8 | 30.00 ± 0.10 |")
     assert lines[4].startswith("| stock |") and lines[-1] == "something to know"
     assert len(document(found)["rows"]) == 2
     assert document(found)["gain_over_stock"] == {"mean": -0.2, "standard_error": 0.1}
