@@ -34,14 +34,12 @@ class Branch(NamedTuple):
 class Chunk:
     """The part of a batch that one conditioning takes: `span` are its rows in the tensors of this model call.
 
-    `guided` says that this pass runs positive and negative conditionings and nothing else, `paired` that these are
-    exactly one of each.
+    `guided` says that this pass runs positive and negative conditionings and nothing else.
     """
 
     branch: Branch
     role: Role | None
     guided: bool
-    paired: bool
     span: slice
 
 
@@ -68,7 +66,7 @@ class Branches:
         self._model_pass = -1
         self._pass_roles: list[Role | None] = []
         self._pass_pictures = 0
-        self._pass_is_guided = self._pass_is_paired = False
+        self._pass_is_guided = False
         self._occurrences: Counter = Counter()
 
     def begin_evaluation(self, guider_conds: Mapping[str, Sequence[dict]]) -> None:
@@ -88,8 +86,7 @@ class Branches:
         self._pass_pictures = pictures
         pair = [(index, cond[0]["uuid"]) for index, cond in enumerate(conds) if cond and len(cond) == 1]
         self._pass_is_guided = len(conds) == 2 and set(self._pass_roles) == {"positive", "negative"}
-        self._pass_is_paired = self._pass_is_guided and len(pair) == 2
-        if self._pass_is_paired:
+        if self._pass_is_guided and len(pair) == 2:
             one, other = pair
             self._partners.update({one: other, other: one})
 
@@ -114,13 +111,12 @@ class Branches:
         batch = self._pass_pictures
         if x.shape[0] != batch * len(conds):
             branch = self._branch(tuple(indices), tuple(uuids), x.shape[0], x.device, window)
-            return (Chunk(branch, None, False, False, slice(0, x.shape[0])),)
+            return (Chunk(branch, None, guided=False, span=slice(0, x.shape[0])),)
         return tuple(
             Chunk(
                 self._branch(index, uuid, batch, x.device, window),
                 role,
                 self._pass_is_guided,
-                self._pass_is_paired,
                 slice(position * batch, (position + 1) * batch),
             )
             for position, ((index, uuid), role) in enumerate(zip(conds, roles, strict=True))

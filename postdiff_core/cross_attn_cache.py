@@ -100,7 +100,7 @@ class _Outputs:
         )
 
     def chunks_that_are_reused(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """All but the negative of a pair where guidance has stopped when reuse begins, and nothing is mixed from it."""
+        """All but the negative ones of a guided pass where guidance stops before reuse, with nothing mixed from them."""
         plan = self._run.plan
         if self._mode != "cond" or plan.guidance_stop > max(plan.cross_attn_start, self._run.step.index):
             return list(chunks)
@@ -128,7 +128,7 @@ class _Outputs:
 
     def _part(self, site: Site, chunk: Chunk, latent: Size) -> Cached | None:
         cache, branch = self._cache, chunk.branch
-        if self._mode != "cond" and chunk.role == "positive" and not chunk.paired and self._mix(site, branch):
+        if self._mode != "cond" and chunk.role == "positive" and not chunk.guided and self._mix(site, branch):
             cache = self._mixed
         cached = cache.get(site.place, branch)
         if cached is None or cached.latent == latent:

@@ -114,7 +114,7 @@ class _Reuse(Uncopied):
 
 
 def _chunks_to_keep(run: Run, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """The chunks that later steps reuse: none where none does, not the negative one if guidance stops there."""
+    """The chunks that later steps reuse: none where none does, not the negative ones if guidance stops there."""
     index, steps = run.step.index, run.plan.steps
     if run.step.deep == "refresh" and not run.plan.deep_feature_is_reused_after(index):
         return []

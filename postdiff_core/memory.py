@@ -50,7 +50,7 @@ def install(run: Run, settings: Settings, full_shape: tuple[int, ...], low: Size
         planned = [*noise_shape[:-2], *(whole if side == staged else side for side, staged, whole in sides)]
         # The host takes no bytes here, only a shape, and counts memory in proportion to it.
         if required := base.memory_required(planned):  # none is counted for an engine (TensorRT)
-            planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base, most_rows(conds)) / required))
+            planned[-1] = math.ceil(planned[-1] * (1 + held_bytes(base, most_rows(conds, settings)) / required))
         prepared = executor(model, planned, conds, *args, **kwargs)
         others = prepared[2]
         loaded[:] = [(others, [each.loaded_size() for each in (model, *others)])]
@@ -75,16 +75,26 @@ def _needs_nothing_else(model: Any, model_options: dict[str, Any] | None) -> boo
     return len(get_all_wrappers(WrappersMP.PREPARE_SAMPLING, model_options, is_model_options=True)) == 1
 
 
-def most_rows(conds: Mapping[str, Sequence[dict[str, Any]] | None]) -> Rows:
-    """The most rows that a guider's conditionings ask for at one time; those with an area count as whole ones."""
-    most = {role: _most_at_once(entries or ()) for role, entries in conds.items()}
-    return Rows(most.get("positive", 0), sum(most.values()))
+def most_rows(conds: Mapping[str, Sequence[dict[str, Any]] | None], settings: Settings) -> Rows:
+    """The most rows of a guider's conditionings that are kept at one time; those with an area count as whole ones."""
+    start = settings.cross_attn_cache.start_percent if settings.cross_attn_cache else 1.0
+    most = {role: _most_at_once(entries or (), start) for role, entries in conds.items()}
+    every = sum(most.values())
+    is_pair = {role for role, rows in most.items() if rows} <= {"positive", "negative"}
+    return Rows(most.get("positive", 0) if is_pair else every, every)  # other guiders the cut-off leaves alone
 
 
-def _most_at_once(conds: Sequence[dict[str, Any]]) -> int:
-    """How many of the conditionings are in force together, by their timestep ranges."""
-    ranges = [(cond.get("start_percent", 0.0), cond.get("end_percent", 1.0)) for cond in conds]
-    return max((sum(start <= begin < end for start, end in ranges) for begin, _ in ranges), default=0)
+def _most_at_once(conds: Sequence[dict[str, Any]], start: float) -> int:
+    """How many conditionings are in force together; from `start` on, what is kept of one outlives it."""
+    ranges = [
+        (
+            max(cond.get("start_percent", 0.0), cond.get("clip_start_percent", 0.0)),
+            min(cond.get("end_percent", 1.0), cond.get("clip_end_percent", 1.0)),
+        )
+        for cond in conds
+    ]
+    together = max((sum(first <= begin <= last for first, last in ranges) for begin, _ in ranges), default=0)
+    return max(together, sum(last >= start for _, last in ranges))
 
 
 def cached_values(

@@ -56,7 +56,7 @@ def test_rows_that_another_node_lays_out_its_own_way_are_told_apart_as_a_whole_o
     assert given
     for number, chunks in given:
         (chunk,) = chunks
-        assert chunk.role is None and not chunk.paired and chunk.span == slice(0, number)
+        assert chunk.role is None and not chunk.guided and chunk.span == slice(0, number)
 
 
 @pytest.mark.parametrize("techniques", [Techniques(interval=2), Techniques(cross_attn_start=0.5)])

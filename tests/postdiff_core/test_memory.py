@@ -47,28 +47,44 @@ def test_what_is_planned_is_what_a_run_holds_at_most(name, settings):
 
 
 @pytest.mark.parametrize("settings", [PRESETS["sd15"], *OTHERS.values()], ids=["sd15", *OTHERS])
-def test_combined_prompts_are_planned_for_one_by_one(settings):
+def test_combined_prompts_are_planned_for_with_a_row_each(settings):
+    assert planned_and_held(settings, [{}, {}, {}]) == (Rows(positive=3, every=4), True)
+
+
+@pytest.mark.parametrize("change", [0.5, 0.75, 0.8])
+def test_a_prompt_that_follows_another_is_planned_for_with_it_where_they_meet(change):
+    prompts = [{"end_percent": change}, {"start_percent": change}]
+    assert planned_and_held(PRESETS["sd15"], prompts) == (Rows(positive=2, every=3), True)
+
+
+def planned_and_held(settings, ranges):
+    """The rows that are planned for positive prompts of these ranges, and whether a run holds no more than that."""
     model = tiny_models.sd15()
     patched = patch.fill(model, settings)
-    prompts = [entry for seed in (1, 2, 3) for entry in tiny_models.conditioning(model, seed=seed)]
+    prompts = [entry for i, each in enumerate(ranges) for entry in tiny_models.conditioning(model, seed=i + 5, **each)]
+    rows = most_rows({"positive": [values for _, values in prompts], "negative": [{}]}, settings)
     tiny_models.stock_sample(patched, steps=8, positive=prompts)
     report = patch.carried_by(patched).last_report
     low = tuple(report["low_size"]) if report["low_size"] else None
-    size, plan_of = tuple(report["size"]), layout(settings, 8)
-    held = cached_values(model.model.diffusion_model, plan_of, settings, size, low, Rows(positive=3, every=4))
-    assert (
-        report["cached_bytes"]
-        == held * 4
-        > 4 * cached_values(model.model.diffusion_model, plan_of, settings, size, low)
-    )
+    held = cached_values(model.model.diffusion_model, layout(settings, 8), settings, tuple(report["size"]), low, rows)
+    return rows, 0 < report["cached_bytes"] <= held * 4
 
 
-def test_prompts_that_follow_one_another_are_planned_for_as_one():
-    early, late, always = {"end_percent": 0.5}, {"start_percent": 0.5, "end_percent": 1.0}, {}
-    assert most_rows({"positive": [early, late], "negative": [always]}) == Rows(positive=1, every=2)
-    assert most_rows({"positive": [early, late, always], "negative": [always]}) == Rows(positive=2, every=3)
-    assert most_rows({"positive": [always]}) == Rows(positive=1, every=1)
-    assert most_rows({"positive": [always, always], "middle": [always], "negative": None}) == Rows(2, 3)
+def test_only_prompts_that_are_kept_together_are_planned_for():
+    papers, nothing_cached = PRESETS["sd15"], Settings()
+    early, late, always = {"end_percent": 0.4}, {"start_percent": 0.5}, {}
+    assert most_rows({"positive": [early, late], "negative": [always]}, papers) == Rows(positive=1, every=2)
+    assert most_rows({"positive": [early, late, always], "negative": [always]}, papers) == Rows(positive=2, every=3)
+    scheduled = [{"clip_start_percent": 0.0, "clip_end_percent": 0.4}, {"clip_start_percent": 0.5}]
+    assert most_rows({"positive": scheduled, "negative": scheduled}, papers) == Rows(positive=1, every=2)
+    one_by_one = [{"start_percent": begin, "end_percent": begin + 0.05} for begin in (0.7, 0.8, 0.9)]
+    assert most_rows({"positive": one_by_one}, papers) == Rows(positive=3, every=3)  # none is dropped
+    assert most_rows({"positive": one_by_one}, nothing_cached) == Rows(positive=1, every=1)
+
+
+def test_where_guidance_is_not_dropped_every_row_is_planned_for():
+    three = {"positive": [{}, {}], "middle": [{}], "negative": None}
+    assert most_rows(three, PRESETS["sd15"]) == Rows(positive=3, every=3)
 
 
 @pytest.mark.parametrize(
