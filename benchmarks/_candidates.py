@@ -77,28 +77,33 @@ def at_defaults(preset: str) -> list[Candidate]:
 
 def sweeps() -> list[Candidate]:
     """Every way at settings that cost from little under the stock run's work to a third of it."""
+
+    def late(m: float) -> tuple[CrossAttnCache, CFGCutoff]:
+        return CrossAttnCache(m), CFGCutoff(m)
+
+    never = None, None
     ours = {
-        "m 0.75": Settings(None, None, CrossAttnCache(0.75), CFGCutoff(0.75)),
-        "m 0.5": Settings(None, None, CrossAttnCache(0.5), CFGCutoff(0.5)),
-        "k 2": Settings(None, DeepCache(2, 2), None, None),
-        "k 2, m 0.75": Settings(None, DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)),
-        "k 2, m 0.5": Settings(None, DeepCache(2, 2), CrossAttnCache(0.5), CFGCutoff(0.5)),
-        "k 3, m 0.5": Settings(None, DeepCache(3, 2), CrossAttnCache(0.5), CFGCutoff(0.5)),
-        "k 2 from 0.25": Settings(None, DeepCache(2, 2, 0.25), None, None),
-        "k 3 from 0.25": Settings(None, DeepCache(3, 2, 0.25), None, None),
-        "k 3 from 0.25, depth 1, m 0.75": Settings(None, DeepCache(3, 1, 0.25), CrossAttnCache(0.75), CFGCutoff(0.75)),
-        "k 5 from 0.25, depth 1, m 0.75": Settings(None, DeepCache(5, 1, 0.25), CrossAttnCache(0.75), CFGCutoff(0.75)),
-        "k 5 from 0.15, depth 1, m 0.5": Settings(None, DeepCache(5, 1, 0.15), CrossAttnCache(0.5), CFGCutoff(0.5)),
-        "k 5, m 0.25": Settings(None, DeepCache(5, 2), CrossAttnCache(0.25), CFGCutoff(0.25)),
-        "beta 0.75, s 0.5, m 0.75": Settings(MixedResolution(0.75, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
-        "beta 0.5, s 0.25, k 2, m 0.75": Settings(
-            MixedResolution(0.5, 0.25), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)
-        ),
-        "beta 0.5, s 0.5, m 0.75": Settings(MixedResolution(0.5, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
-        "beta 0.5, s 0.5, k 2, m 0.75": PRESETS["sd15"],
-        "beta 0.5, s 0.5, k 3 from 0.25, depth 1, m 0.75": Settings(
-            MixedResolution(0.5, 0.5), DeepCache(3, 1, 0.25), CrossAttnCache(0.75), CFGCutoff(0.75)
-        ),
+        "m 0.75": Settings(None, None, *late(0.75)),
+        "m 0.5": Settings(None, None, *late(0.5)),
+        "k 2": Settings(None, DeepCache(2, 2), *never),
+        "k 2, m 0.75": Settings(None, DeepCache(2, 2), *late(0.75)),
+        "k 2, m 0.5": Settings(None, DeepCache(2, 2), *late(0.5)),
+        "k 3, m 0.5": Settings(None, DeepCache(3, 2), *late(0.5)),
+        "k 5, m 0.25": Settings(None, DeepCache(5, 2), *late(0.25)),
+        "k 2 from 0.25": Settings(None, DeepCache(2, 2, 0.25), *never),
+        "k 3 from 0.25": Settings(None, DeepCache(3, 2, 0.25), *never),
+        "k 3 from 0.25, depth 1": Settings(None, DeepCache(3, 1, 0.25), *never),
+        "k 3 from 0.25, depth 1, m 0.75": Settings(None, DeepCache(3, 1, 0.25), *late(0.75)),
+        "k 4 from 0.2, depth 1, m 0.85": Settings(None, DeepCache(4, 1, 0.2), *late(0.85)),
+        "k 5 from 0.25, depth 1, m 0.75": Settings(None, DeepCache(5, 1, 0.25), *late(0.75)),
+        "k 4 from 0.2, depth 1, m 0.6": Settings(None, DeepCache(4, 1, 0.2), *late(0.6)),
+        "k 5 from 0.15, depth 1, m 0.5": Settings(None, DeepCache(5, 1, 0.15), *late(0.5)),
+        "beta 0.75, s 0.5, m 0.75": Settings(MixedResolution(0.75, 0.5), None, *late(0.75)),
+        "beta 0.5, s 0.25, k 2, m 0.75": Settings(MixedResolution(0.5, 0.25), DeepCache(2, 2), *late(0.75)),
+        "beta 0.5, s 0.5, m 0.75": Settings(MixedResolution(0.5, 0.5), None, *late(0.75)),
+        "the paper's: beta 0.5, s 0.5, k 2, m 0.75": PRESETS["sd15"],
+        "the shipped preset": PRESETS["embedded"],
+        "the shipped preset with depth 1": replace(PRESETS["embedded"], deep_cache=DeepCache(3, 1, 0.25)),
     }
     return [
         *(postdiff(setting, settings) for setting, settings in ours.items()),

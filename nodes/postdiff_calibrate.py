@@ -112,7 +112,8 @@ def _search() -> list[io.Input]:
         io.String.Input(
             "deep_cache_start",
             default="0, 0.25",
-            tooltip=f"Where the deep cache begins; 0 is the paper's, later ones keep more. {ignored}",
+            tooltip="Fractions of the schedule at which the deep cache begins; 0 as in the paper. Later keeps more of "
+            f"the picture and saves less. {ignored}",
         ),
         io.String.Input(
             "start_percent",
@@ -203,7 +204,8 @@ def _outputs() -> list[io.Output]:
         ),
         io.Int.Output(display_name="interval", tooltip="For Deep Cache; 1 is off. The paper's k."),
         io.Float.Output(
-            display_name="deep_cache_start", tooltip="For Deep Cache's start_percent: where its reuse begins."
+            display_name="deep_cache_start",
+            tooltip="For Deep Cache's start_percent: where its reuse begins; 0 without one.",
         ),
         io.Float.Output(
             display_name="start_percent", tooltip="For Cross-Attention Cache and CFG Cut-off; 1 is off. The paper's m."

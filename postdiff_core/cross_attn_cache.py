@@ -100,7 +100,7 @@ class _Outputs:
         )
 
     def chunks_that_are_reused(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """All but the negative ones of a guided pass where guidance stops before reuse, with nothing mixed from them."""
+        """All but the negative ones of a guided pass where guidance stops before reuse and nothing is mixed."""
         plan = self._run.plan
         if self._mode != "cond" or plan.guidance_stop > max(plan.cross_attn_start, self._run.step.index):
             return list(chunks)

@@ -25,9 +25,9 @@ PRESETS: dict[str, Settings] = {
     "lcm": Settings(MixedResolution(0.5, 0.5), None, CrossAttnCache(0.5), CFGCutoff(0.5)),
     "sdxl": Settings(MixedResolution(0.75, 0.2), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)),
     "pixart_alpha": Settings(MixedResolution(0.75, 0.5), None, CrossAttnCache(0.75), CFGCutoff(0.75)),
-    # As sd15, but for the switch: measured with `python dev.py bench quality --only switch preset`.
+    # As sd15, but for the switch and the deep cache: by `python dev.py bench quality --only switch after-mixed`.
     "embedded": Settings(
-        MixedResolution(0.5, 0.5, switch="matched"), DeepCache(2, 2), CrossAttnCache(0.75), CFGCutoff(0.75)
+        MixedResolution(0.5, 0.5, switch="matched"), DeepCache(3, 2, 0.25), CrossAttnCache(0.75), CFGCutoff(0.75)
     ),
 }
 # The latent side that a family was trained at. The paper never begins below three quarters of it: with SD1.5 and LCM at

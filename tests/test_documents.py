@@ -21,7 +21,8 @@ DOCUMENTS = [
 IN_FRONTIER = {  # README's name: the setting's in quality-frontier.json
     "full run, 20 steps": "full",
     "shipped preset": "shipped preset",
-    "the same with the paper's switch": "m 0.75",
+    "preset with the paper's deep cache": "matched, m 0.75",
+    "preset with the paper's deep cache and switch": "m 0.75",
     "8 steps": "8 steps",
     "6 steps": "6 steps",
 }

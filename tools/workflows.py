@@ -182,11 +182,12 @@ model before the guider, as patches: each alone or together, in any order. Bypas
 contributes.
 
 - **Mixed Resolution (patch)**: early steps at low resolution; **switch** matched suits the embedded model
-- **Deep Cache**: every second step reuses the deep blocks
+- **Deep Cache**: from a quarter of the run on, two of three steps reuse the deep blocks; this suits the embedded model
 - **Cross-Attention Cache**, **CFG Cut-off**: the last quarter
 
 With a model of your own: put its loader in place of **Embedded Model** and set prompts, size and cfg to what it needs;
-for SDXL also low_res_scale 0.75 and low_res_until 0.2. Deep Cache needs a U-Net (SD1.5, SDXL).
+for SDXL also low_res_scale 0.75 and low_res_until 0.2. Deep Cache needs a U-Net (SD1.5, SDXL); the paper has interval 2
+and start_percent 0 there.
 """
     )
     middle = graph.column(left.right, TEXT_WIDTH - 30)
@@ -215,8 +216,9 @@ for SDXL also low_res_scale 0.75 and low_res_until 0.2. Deep Cache needs a U-Net
         column.y = stock.box[1] + stock.box[3] + TITLE + GAP
         column.begin_group()
     placed = [first.add("MixedResolutionPatch", model=scene.model, switch="matched")]
-    for column, kind in ((first, "DeepCachePatch"), (second, "CrossAttnCachePatch"), (second, "CFGCutoff")):
-        placed.append(column.add(kind, model=placed[-1]["MODEL"]))
+    placed.append(first.add("DeepCachePatch", model=placed[-1]["MODEL"], interval=3, start_percent=0.25))
+    for kind in ("CrossAttnCachePatch", "CFGCutoff"):
+        placed.append(second.add(kind, model=placed[-1]["MODEL"]))
     guider, postdiff = run(third, third, placed[-1]["MODEL"])
     shown += decode(third, pictures.beside(MIN_WIDTH), postdiff["output"], scene.vae, "With PostDiff")
     graph.group("With PostDiff: same seed, same steps", GREEN, *placed, guider, postdiff, shown[2])

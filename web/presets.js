@@ -2,14 +2,14 @@
 
 const guided = (m) => ({ cross_attn_cache: { start_percent: m, mode: "cond" }, cfg_cutoff: { start_percent: m } });
 const mixed = (beta, s) => ({ mixed_resolution: { low_res_scale: beta, low_res_until: s } });
-const everySecondStep = { deep_cache: { interval: 2, depth: 2, start_percent: 0, end_percent: 1 } };
+const deep = (k, start_percent = 0) => ({ deep_cache: { interval: k, depth: 2, start_percent, end_percent: 1 } });
 
 export const PRESETS = {
-  sd15: { ...mixed(0.5, 0.5), ...everySecondStep, ...guided(0.75) },
+  sd15: { ...mixed(0.5, 0.5), ...deep(2), ...guided(0.75) },
   lcm: { ...mixed(0.5, 0.5), ...guided(0.5) },
-  sdxl: { ...mixed(0.75, 0.2), ...everySecondStep, ...guided(0.75) },
+  sdxl: { ...mixed(0.75, 0.2), ...deep(2), ...guided(0.75) },
   pixart_alpha: { ...mixed(0.75, 0.5), ...guided(0.75) },
-  embedded: { ...mixed(0.5, 0.5), ...everySecondStep, ...guided(0.75) },
+  embedded: { ...mixed(0.5, 0.5), ...deep(3, 0.25), ...guided(0.75) },
   off: {},
 };
 

@@ -214,6 +214,7 @@ def import_pack_again(name: str = "postdiff_once_more") -> None:
 INPUTS_OF_CALIBRATE = PostDiffCalibrate.define_schema().inputs
 CALIBRATION = {each.id: each.default for each in INPUTS_OF_CALIBRATE if hasattr(each, "default")}
 CALIBRATION |= {"search": "own lists", "steps": "3", "low_res_scale": "1", "low_res_until": "0", "interval": "2"}
+CALIBRATION |= {"deep_cache_start": "0"}
 CALIBRATION |= {"start_percent": "1", "min_speedup": 1.1, "seeds": 1, "width": 64, "height": 64}
 
 

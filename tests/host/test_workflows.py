@@ -100,9 +100,10 @@ def settings_of(name: str) -> Settings:
 
 def states(settings: Settings, cfg: float) -> dict[str, set[str]]:
     """What a plan with these settings must go through, lane by lane; at cfg 1 there is no guidance to stop."""
+    before = {"off"} if settings.deep_cache and settings.deep_cache.start_percent else set()
     return {
         "stage": {"low", "full"} if settings.mixed_resolution else {"full"},
-        "deep": {"refresh", "reuse"} if settings.deep_cache else {"off"},
+        "deep": {"refresh", "reuse"} | before if settings.deep_cache else {"off"},
         "xattn": {"compute", "reuse"} if settings.cross_attn_cache else {"off"},
         "cfg": {"off"} if cfg == 1.0 else {"on", "off"} if settings.cfg_cutoff else {"on"},
     }

@@ -12,7 +12,8 @@ CALIBRATE = "2"
 
 def graph() -> Prompt:
     """The embedded model, calibrated on a grid of two settings with one small picture each."""
-    grid = {"steps": "3", "low_res_scale": "1", "low_res_until": "0", "interval": "1, 2", "start_percent": "1"}
+    grid = {"steps": "3", "low_res_scale": "1", "low_res_until": "0", "interval": "1, 2"}
+    grid |= {"deep_cache_start": "0", "start_percent": "1"}
     search = {"search": "own lists", **grid, "min_speedup": 1.0, "minutes": 5.0, "resume": False}
     sampling = {"sampler_name": "euler", "scheduler": "normal", "cfg": 3.0, "width": 64, "height": 64}
     pictures = {"prompts": "noto red apple", "negative": "", "first_seed": next(seeds), "seeds": 1}
