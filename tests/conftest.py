@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-sys.path += [str(TESTS / "support"), str(TESTS.parent / "tools")]
+sys.path += [str(TESTS / "support"), str(TESTS / "packs"), str(TESTS.parent / "tools")]
 os.environ["OMP_NUM_THREADS"] = "1"  # also for servers the tests start
 
 import pack  # noqa: E402
@@ -17,6 +17,13 @@ import pack  # noqa: E402
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also the long versions of the tests, which take hours")
     parser.addoption("--frontend", metavar="VERSION", help="for the browser: another comfyui-frontend-package")
+    parser.addoption(
+        "--pack",
+        type=Path,
+        action="append",
+        default=[],
+        help="the folder of another node pack to load beside this one; for tests/packs, which has tests of several",
+    )
     parser.addoption("--graph", help="a graph for tests/host/test_properties.py to run, as it was printed")
 
 
@@ -41,3 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     torch.set_num_threads(1)
     pack.load_pack()
+    if folders := config.getoption("--pack"):
+        import other_packs
+
+        for folder in folders:
+            other_packs.load(folder)
