@@ -101,10 +101,8 @@ class _Outputs:
 
     def chunks_that_are_reused(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """All but the negative ones of a guided pass where guidance stops before reuse and nothing is mixed."""
-        plan = self._run.plan
-        if self._mode != "cond" or plan.guidance_stop > max(plan.cross_attn_start, self._run.step.index):
-            return list(chunks)
-        return without_negative(chunks)
+        is_reused = self._run.plan.negative_cross_attn_is_reused_after(self._run.step.index, self._mode)
+        return list(chunks) if is_reused else without_negative(chunks)
 
     def missing(self, site: Site, chunks: Sequence[Chunk], latent: Size) -> list[Chunk]:
         """Those of the chunks for which nothing of this layer is kept, but is worth keeping: a window has moved on."""

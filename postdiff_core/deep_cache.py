@@ -115,14 +115,12 @@ class _Reuse(Uncopied):
 
 def _chunks_to_keep(run: Run, chunks: Sequence[Chunk]) -> list[Chunk]:
     """The chunks that later steps reuse: none where none does, not the negative ones if guidance stops there."""
-    index, steps = run.step.index, run.plan.steps
-    if run.step.deep == "refresh" and not run.plan.deep_feature_is_reused_after(index):
+    index, plan = run.step.index, run.plan
+    if run.step.deep == "refresh" and not plan.deep_feature_is_reused_after(index):
         return []
     if run.step.deep == "reuse":  # nothing was kept of these; of windows, which have moved on, nothing will be needed
         chunks = [chunk for chunk in chunks if chunk.branch.window is None]
-    if steps[min(index + 1, len(steps) - 1)].guided:
-        return list(chunks)
-    return without_negative(chunks)
+    return list(chunks) if plan.negative_deep_feature_is_reused_after(index) else without_negative(chunks)
 
 
 def _capturing_forward(unet: Any, depth: int, capture: Callable[[torch.Tensor], None]) -> Callable:

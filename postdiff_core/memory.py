@@ -123,13 +123,12 @@ def _rows_reused_after(plan: Plan, index: int, rows: Rows) -> int:
     """Rows of the deep feature that step `index` leaves for the next."""
     if not plan.deep_feature_is_reused_after(index):
         return 0
-    return rows.every if plan.steps[index + 1].guided else rows.positive
+    return rows.every if plan.negative_deep_feature_is_reused_after(index) else rows.positive
 
 
 def _cross_attn_rows(plan: Plan, settings: Settings, index: int, rows: Rows) -> int:
     """Rows of every cross-attention layer's output that are kept in step `index`."""
-    start = plan.cross_attn_start
-    if settings.cross_attn_cache is None or not (plan.cross_attn_is_recorded_in(index) or index >= start):
+    cross_attn, start = settings.cross_attn_cache, plan.cross_attn_start
+    if cross_attn is None or not (plan.cross_attn_is_recorded_in(index) or index >= start):
         return 0
-    positive_only = settings.cross_attn_cache.mode == "cond" and plan.guidance_stop <= start
-    return rows.positive if positive_only else rows.every
+    return rows.every if plan.negative_cross_attn_is_reused_after(start, cross_attn.mode) else rows.positive

@@ -78,18 +78,18 @@ def sample_in_two_stages(
     executor: Callable,
 ) -> torch.Tensor:
     """Stage 1 at `low` latent sides, then stage 2 from its upsampled x0; returns the finished latent."""
-    guider, switch = run.guider, run.plan.low_res_steps
+    guider, low_res_steps = run.guider, run.plan.low_res_steps
     draw = _noise_source(run, sampling)
     conds = copied_conds(guider.conds)
     mask = _active_mask(guider, sampling)
 
-    run.enter_stage(range(switch))
+    run.enter_stage(range(low_res_steps))
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
-    first, last_x0 = _low_stage(sampling, low, switch, draw)
+    first, last_x0 = _low_stage(sampling, low, low_res_steps, draw)
     with fresh_guidance_memory(guider, low):
         x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
 
-    sigmas = sampling.sigmas[switch:].clone()
+    sigmas = sampling.sigmas[low_res_steps:].clone()
     if settings.switch == "matched" and sigmas[-1] > 0:
         run.note(
             "switch is matched, but the run ends before its noise is gone, for which the next sampler expects the "
@@ -98,14 +98,14 @@ def sample_in_two_stages(
     elif settings.switch == "matched":
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
         sigmas = matched_sigmas(sigmas, size_ratio(sampling.size, low), model_sampling)
-    run.enter_stage(range(switch, len(run.plan.steps)), sigmas.tolist())
+    run.enter_stage(range(low_res_steps, len(run.plan.steps)), sigmas.tolist())
     guider.conds = _with_given_picture(conds, guider.model_patcher.model, sampling.latent_image)
     height, width = sampling.size
     x0 = x0.to(sampling.latent_image.device)  # MPS has no `area` for every size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
     start = _keep_outside_mask(guider, sampling, x0, sigmas[0])
     mixed_once = _mixed_once(mask, sampling.latent_image, start)
-    samples = _full_stage(guider, sampling, start, sigmas, switch, draw, mixed_once).run_by(executor)
+    samples = _full_stage(guider, sampling, start, sigmas, low_res_steps, draw, mixed_once).run_by(executor)
     return samples if sampling.sigmas[-1] > 0 else mixed_once(samples, lambda latent: latent)
 
 
@@ -190,7 +190,7 @@ def _scale_box(box: Any, size: Size, low: Size) -> tuple[int, ...]:
 
 
 def _low_stage(
-    sampling: SamplingArguments, low: Size, switch: int, draw: NoiseSource
+    sampling: SamplingArguments, low: Size, low_res_steps: int, draw: NoiseSource
 ) -> tuple[SamplingArguments, Callable[[torch.Tensor, Any], torch.Tensor]]:
     """Stage 1, and a function that gives its last predicted x0 (out of model space) from what stage 1 returned."""
     latent, mask, seen = sampling.latent_image, sampling.denoise_mask, []
@@ -211,7 +211,7 @@ def _low_stage(
     stage = sampling.resized(
         latent_image=latent,
         denoise_mask=None if mask is None else interpolate(mask.float(), size=low, mode="bilinear"),
-        sigmas=sampling.sigmas[: switch + 1].clone(),
+        sigmas=sampling.sigmas[: low_res_steps + 1].clone(),
         callback=callback,
         # Last, so that a sampler that draws from the global generator draws what it does in a stock run.
         noise=draw(latent, sampling.seed),
@@ -224,7 +224,7 @@ def _full_stage(
     sampling: SamplingArguments,
     start: torch.Tensor,
     sigmas: torch.Tensor,
-    switch: int,
+    low_res_steps: int,
     draw: NoiseSource,
     mixed_once: Mixing,
 ) -> SamplingArguments:
@@ -234,7 +234,7 @@ def _full_stage(
     def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
         if sampling.callback is not None:
             x0 = mixed_once(denoised, into_model_space)
-            sampling.callback(switch + step, x0, x, len(sampling.sigmas) - 1)
+            sampling.callback(low_res_steps + step, x0, x, len(sampling.sigmas) - 1)
 
     assert sampling.seed is not None
     seed = (sampling.seed + 1) % 2**64

@@ -187,13 +187,21 @@ class Plan:
 
     def stage_of(self, index: int) -> range:
         """The steps of the stage that step `index` belongs to."""
-        switch = self.low_res_steps
-        return range(switch) if index < switch else range(switch, len(self.steps))
+        low = self.low_res_steps
+        return range(low) if index < low else range(low, len(self.steps))
 
     def deep_feature_is_reused_after(self, index: int) -> bool:
         """Whether a deep feature computed in step `index` serves the step after it."""
         following = index + 1
         return following in self.stage_of(index) and self.steps[following].deep == "reuse"
+
+    def negative_deep_feature_is_reused_after(self, index: int) -> bool:
+        """Whether the step after `index` has a negative prompt to reuse its deep feature for."""
+        return self.steps[min(index + 1, len(self.steps) - 1)].guided
+
+    def negative_cross_attn_is_reused_after(self, index: int, mode: Mode) -> bool:
+        """Whether what cross-attention gave the negative prompt in step `index` is reused, or mixed into what is."""
+        return mode != "cond" or self.guidance_stop > max(self.cross_attn_start, index)
 
     def cross_attn_is_recorded_in(self, index: int) -> bool:
         """Whether step `index` can hold a layer's latest output before c.
@@ -220,17 +228,17 @@ def plan(
     if total < MIN_STEPS:
         note = f"The run has fewer than {MIN_STEPS} steps ({total}): it runs without PostDiff."
         return stock_plan(total, () if settings == Settings() else (note,))
-    switch, notes = 0, ()
+    low_res_steps, notes = 0, ()
     if can_lower_resolution:
-        switch, notes = _low_res_steps(settings.mixed_resolution, total, reached)
+        low_res_steps, notes = _low_res_steps(settings.mixed_resolution, total, reached)
     cross_attn, cutoff = settings.cross_attn_cache, settings.cfg_cutoff
     reuse_from = max(1, reached(cross_attn.start_percent)) if cross_attn else total  # step 0 has nothing to reuse
     unguided_from = reached(cutoff.start_percent) if cutoff else total
-    deep = _deep_cache_states(settings.deep_cache, total, switch, reached)
+    deep = _deep_cache_states(settings.deep_cache, total, low_res_steps, reached)
     steps = tuple(
         Step(
             index=i,
-            low_res=i < switch,
+            low_res=i < low_res_steps,
             deep=deep[i],
             cross_attn="off" if cross_attn is None else "reuse" if i >= reuse_from else "compute",
             guided=i < unguided_from,
@@ -300,14 +308,14 @@ def _low_res_steps(
 
 
 def _deep_cache_states(
-    cache: DeepCache | None, total: int, switch: int, reached: Callable[[Fraction], int]
+    cache: DeepCache | None, total: int, low_res_steps: int, reached: Callable[[Fraction], int]
 ) -> list[Deep]:
     states: list[Deep] = ["off"] * total
     if cache is None or cache.is_off:
         return states
     start, end = reached(cache.start_percent), reached(cache.end_percent)
     for i in range(start, end):
-        stage_start = 0 if i < switch else switch
+        stage_start = 0 if i < low_res_steps else low_res_steps
         phase_start = max(start, stage_start)
         states[i] = "refresh" if (i - phase_start) % cache.interval == 0 else "reuse"
     return states
