@@ -43,8 +43,8 @@ def run(kind: str, **given: Any) -> tuple[Any, ...]:
     if unknown:
         raise TypeError(f"{kind} has no input {', '.join(sorted(unknown))}.")
     arguments = {name: _default(each) for name, each in declared.get("required", {}).items()} | given
-    function = node_class.execute if issubclass(node_class, io.ComfyNode) else getattr(node_class(), node_class.FUNCTION)
-    output = function(**arguments)
+    is_new = issubclass(node_class, io.ComfyNode)
+    output = (node_class.execute if is_new else getattr(node_class(), node_class.FUNCTION))(**arguments)
     if isinstance(output, io.NodeOutput):
         return output.args
     return tuple(output["result"] if isinstance(output, dict) else output)
