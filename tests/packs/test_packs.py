@@ -1,11 +1,12 @@
 """Nodes of packs of other people, each with each technique, where their folders are named by --pack."""
 
+import control_packs
 import guidance_packs
 import pytest
 
 from composition import COLUMNS, cell
 
-PACKS = [*guidance_packs.PACKS]
+PACKS = [*control_packs.PACKS, *guidance_packs.PACKS]
 THERE = [pack for pack in PACKS if pack.is_loaded]
 
 

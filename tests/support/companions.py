@@ -68,7 +68,7 @@ def controlnet(
     inputs: Inputs, *, strength: float = 0.5, start: float = 0.0, end: float = 1.0, seed: int = 10
 ) -> Inputs:
     """A ControlNet on both prompts; it adds to the middle block and to every skip connection."""
-    return _with_control(inputs, _controlnet_for(inputs["model"], seed), strength, start, end)
+    return _with_control(inputs, controlnet_for(inputs["model"], seed), strength, start, end)
 
 
 def two_controlnets(inputs: Inputs) -> Inputs:
@@ -83,16 +83,14 @@ def controlnet_for_a_while(inputs: Inputs) -> Inputs:
 
 def controlnet_of_the_positive_prompt(inputs: Inputs) -> Inputs:
     """The old node: it is given the positive prompt, and the host applies it to the negative one too."""
-    control = _controlnet_for(inputs["model"], 10)
+    control = controlnet_for(inputs["model"], 10)
     (positive,) = comfy_nodes.ControlNetApply().apply_controlnet(inputs["positive"], control, hint(inputs), 0.5)
     return inputs | {"positive": positive}
 
 
 def t2i_adapter(inputs: Inputs) -> Inputs:
     """A T2I-Adapter on both prompts; it adds to one input block of each level."""
-    network = comfy.t2i_adapter.adapter.Adapter_light(channels=[32, 32, 64, 64], nums_rb=1, cin=3 * 8 * 8)
-    fill(network)
-    return _with_control(inputs, comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact", device=CPU), 0.5, 0.0, 1.0)
+    return _with_control(inputs, t2i_adapter_network(), 0.5, 0.0, 1.0)
 
 
 def lora(inputs: Inputs) -> Inputs:
@@ -543,7 +541,13 @@ def hint(inputs: Inputs) -> torch.Tensor:
     return torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(14))
 
 
-def _controlnet_for(model: ModelPatcher, seed: int) -> comfy.controlnet.ControlNet:
+def t2i_adapter_network() -> comfy.controlnet.T2IAdapter:
+    network = comfy.t2i_adapter.adapter.Adapter_light(channels=[32, 32, 64, 64], nums_rb=1, cin=3 * 8 * 8)
+    fill(network)
+    return comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact", device=CPU)
+
+
+def controlnet_for(model: ModelPatcher, seed: int) -> comfy.controlnet.ControlNet:
     config = dict(model.model.model_config.unet_config)
     config.pop("out_channels")
     network = comfy.cldm.cldm.ControlNet(

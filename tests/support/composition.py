@@ -58,10 +58,12 @@ REFUSALS = {
     DEEP: r"Deep cache cannot act on .* is not an image U-Net with skip connections",
     CROSS: r"The cross-attention cache cannot act on .* has no cross-attention layers",
     CUT: r"Guidance was not dropped: \w+ evaluates 3 conditionings",
-    MIXED: r"All steps run at full size: (no noise is added|the latent is nested|the latent has 5 dimensions)"
+    MIXED: r"All steps run at full size: (no noise is added|the latent is nested|the latent has 5 dimensions"
+    r"|something on the model failed)"
     r"|Mixed resolution cannot act on LTXAV: .* does not say which latent sizes it takes",
 }
 """The reasons a technique may refuse for: no others are allowed."""
+STARTED_AGAIN = r"All steps run at full size: something on the model failed"
 
 IDLE_NOTE = r"([\w -]+) does nothing here"
 HARMLESS_NOTES = (
@@ -191,6 +193,8 @@ def sampled(sample: Sample, inputs: Inputs, column: str | None = None, *, counte
     for technique, pattern in REFUSALS.items():
         said = [note for notes in runs.notes for note in notes if re.match(pattern, note)]
         refusals |= {technique: said[0]} if said else {}
+    if re.match(STARTED_AGAIN, refusals.get(MIXED, "")):
+        work.leave_out_smaller_latents()
     return Sampled(latents, work.in_order(), runs, refusals)
 
 
