@@ -43,7 +43,8 @@ def find_sites(diffusion_model: Any) -> list[Site]:
             sites.append(Site(("blocks", int(name.rpartition(".")[2]), 0), module.cross_attn, module.cross_attn, None))
         elif isinstance(diffusion_model, UNetModel) and _has_cross_attention(name, module):
             block: Any = module
-            sites.append(Site(_unet_place(name), block.attn2, block.attn2.to_out, block.norm2))
+            output = getattr(block.attn2, "to_out", block.attn2)  # another node may have put a module of its own there
+            sites.append(Site(_unet_place(name), block.attn2, output, block.norm2))
     return sites
 
 
@@ -70,7 +71,8 @@ def _unet_place(name: str) -> Place:
 
 def _width(site: Site) -> int:
     layer: Any = site.module
-    return (layer.proj if site.place[0] == "blocks" else layer.to_out[0]).out_features
+    norm: Any = site.norm
+    return layer.proj.out_features if norm is None else norm.normalized_shape[-1]
 
 
 def _level(place: Place, levels: Sequence[int]) -> int:

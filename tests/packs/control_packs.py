@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -24,9 +25,8 @@ import other_packs
 import sampler_nodes
 import tiny_models
 from companions import CPU, Companion, Inputs
-from composition import MIXED, Row
+from composition import CROSS, CUT, MIXED, TOGETHER, Row, one_unet
 from other_packs import Pack
-from sampler_nodes import Sample
 
 SD15, SDXL = tiny_models.sd15, tiny_models.sdxl
 FULL_SIZE = frozenset({MIXED})  # the node keeps a tensor of the full latent's size: the run starts again
@@ -157,16 +157,36 @@ def regional_ip_adapters(inputs: Inputs) -> Inputs:
 
 IP_ADAPTER = (
     Row("IPAdapterAdvanced", "control", ip_adapter(), model=SD15),
-    Row("IPAdapterAdvanced, masked, ease in, K+V", "control", ip_adapter(masked=True, weight_type="ease in", embeds_scaling="K+V"), model=SD15),
+    Row(
+        "IPAdapterAdvanced, masked, ease in, K+V",
+        "control",
+        ip_adapter(masked=True, weight_type="ease in", embeds_scaling="K+V"),
+        model=SD15,
+    ),
     Row("IPAdapterAdvanced, from 0.2 to 0.6", "control", ip_adapter(start_at=0.2, end_at=0.6), model=SD15),
     Row("IPAdapterAdvanced, from 0.3 on", "control", ip_adapter(start_at=0.3), model=SD15),
-    Row("IPAdapterPreciseStyleTransfer, plus", "control", ip_adapter("IPAdapterPreciseStyleTransfer", plus=True), model=SD15),
+    Row(
+        "IPAdapterPreciseStyleTransfer, plus",
+        "control",
+        ip_adapter("IPAdapterPreciseStyleTransfer", plus=True),
+        model=SD15,
+    ),
     Row("IPAdapterTiled", "control", ip_adapter("IPAdapterTiled"), model=SD15),
     Row("IPAdapterBatch, two pictures", "control", ip_adapter("IPAdapterBatch"), model=SD15, latent={"batch": 2}),
     Row("IPAdapterAdvanced, two", "control", two_ip_adapters, model=SD15),
     Row("IPAdapterRegionalConditioning", "control", regional_ip_adapters, model=SD15),
-    Row("IPAdapterStyleComposition, SDXL", "control", ip_adapter("IPAdapterStyleComposition", image_style=picture(33), image_composition=picture(34)), model=SDXL),
-    Row("IPAdapterEmbeds", "control", ip_adapter("IPAdapterEmbeds", pos_embed=random_tensor(1, SEEN), neg_embed=random_tensor(1, SEEN, seed=35)), model=SD15),
+    Row(
+        "IPAdapterStyleComposition, SDXL",
+        "control",
+        ip_adapter("IPAdapterStyleComposition", image_style=picture(33), image_composition=picture(34)),
+        model=SDXL,
+    ),
+    Row(
+        "IPAdapterEmbeds",
+        "control",
+        ip_adapter("IPAdapterEmbeds", pos_embed=random_tensor(1, SEEN), neg_embed=random_tensor(1, SEEN, seed=35)),
+        model=SD15,
+    ),
 )
 
 # Advanced-ControlNet
@@ -180,7 +200,7 @@ def advanced_controlnet(
     def add(inputs: Inputs) -> Inputs:
         more = {"mask_optional": right_half(inputs)} if masked else {}
         if keyframes:
-            (weights,) = other_packs.run("ACN_ScaledSoftControlNetWeights")
+            weights, _ = other_packs.run("ACN_ScaledSoftControlNetWeights")
             (frames,) = other_packs.run("TimestepKeyframe", start_percent=0.0, strength=0.3)
             (frames,) = other_packs.run(
                 "TimestepKeyframe",
@@ -210,7 +230,7 @@ def advanced_controlnet(
 
 
 def soft_weights(inputs: Inputs) -> Inputs:
-    (weights,) = other_packs.run("ACN_ScaledSoftControlNetWeights", base_multiplier=0.7)
+    weights, _ = other_packs.run("ACN_ScaledSoftControlNetWeights", base_multiplier=0.7)
     return advanced_controlnet(weights_override=weights)(inputs)
 
 
@@ -251,6 +271,8 @@ def with_the_same_noise(inputs: Inputs) -> list[torch.Tensor]:
         return sampler_nodes.ksampler(inputs)
 
 
+NEGATIVE_ATTENDS_TWICE = frozenset({CUT, TOGETHER})  # and thus is more than half of the work that the cut-off drops
+
 ADVANCED_CONTROLNET = (
     Row("ACN Apply, masked", "control", advanced_controlnet(masked=True)),
     Row("ACN Apply, keyframes with masks and weights", "control", advanced_controlnet(keyframes=True)),
@@ -258,8 +280,22 @@ ADVANCED_CONTROLNET = (
     Row("ACN Apply, soft weights", "control", soft_weights),
     Row("ACN Apply, a scale of strengths", "control", a_scale_of_strengths),
     Row("ACN Apply, T2I-Adapter", "control", advanced_controlnet(t2i=True), model=SD15),
-    Row("ACN Reference, attention", "control", reference(), with_the_same_noise, model=SD15),
-    Row("ACN Reference, adain", "control", reference("reference_attn+adain", style_fidelity=0.3), with_the_same_noise, model=SD15),
+    Row(
+        "ACN Reference, attention",
+        "control",
+        reference(),
+        with_the_same_noise,
+        model=SD15,
+        less_than_planned=NEGATIVE_ATTENDS_TWICE,
+    ),
+    Row(
+        "ACN Reference, adain",
+        "control",
+        reference("reference_attn+adain", style_fidelity=0.3),
+        with_the_same_noise,
+        model=SD15,
+        less_than_planned=NEGATIVE_ATTENDS_TWICE,
+    ),
 )
 
 # Nodes that keep a tensor at the full latent's size
@@ -324,10 +360,169 @@ def lllite(inputs: Inputs, **given: Any) -> Inputs:
     return inputs | {"model": model}
 
 
+# Layer Diffusion
+
+
+@contextlib.contextmanager
+def layer_weights(weights: dict[str, torch.Tensor]) -> Iterator[None]:
+    """What the pack would download."""
+    module = module_of("LayeredDiffusionApply")
+    with (
+        mock.patch.object(module, "load_file_from_url", lambda **_: ""),
+        mock.patch.object(module, "load_layer_model_state_dict", lambda _: weights),
+    ):
+        yield
+
+
+def layer_difference(channels: int, seed: int) -> dict[str, torch.Tensor]:
+    """Weights to add to those of the small SDXL: of self-attention, and of a first layer with more inputs."""
+    other = tiny_models.sdxl(seed=seed).model
+    first = "diffusion_model.input_blocks.0.0.weight"
+    weights = {name: 0.1 * weight for name, weight in other.state_dict().items() if ".attn1.to_q." in name}
+    weights[first] = 0.1 * random_tensor(32, channels, 3, 3, seed=seed)
+    return {f"{name}::diff::0": weight for name, weight in weights.items()}
+
+
+def layer_diffusion_xl(inputs: Inputs) -> Inputs:
+    with layer_weights(layer_difference(4, 43)):
+        (model,) = other_packs.run("LayeredDiffusionApply", model=inputs["model"])
+    return inputs | {"model": model}
+
+
+def layer_diffusion_of_a_picture(inputs: Inputs) -> Inputs:
+    """The given layer's latent is four more channels of the model's input."""
+    with layer_weights(layer_difference(8, 44)):
+        model, positive, negative = other_packs.run(
+            "LayeredDiffusionCondApply",
+            model=inputs["model"],
+            cond=inputs["positive"],
+            uncond=inputs["negative"],
+            latent={"samples": random_tensor(*inputs["latent_image"]["samples"].shape, seed=45)},
+        )
+    return inputs | {"model": model, "positive": positive, "negative": negative}
+
+
+LAYER_DIFFUSION = (
+    Row("LayeredDiffusionApply, SDXL", "control", layer_diffusion_xl, model=SDXL),
+    Row("LayeredDiffusionCondApply, SDXL", "control", layer_diffusion_of_a_picture, model=SDXL, refuses=FULL_SIZE),
+)
+
+# cgem156
+
+CGEM = "|cgem156"
+
+
+def attention_couple(inputs: Inputs) -> Inputs:
+    mask = right_half(inputs)[0]
+    node = comfy_nodes.NODE_CLASS_MAPPINGS[f"AttentionCouple{CGEM}"]()  # its inputs are named by the canvas
+    (model,) = node.attention_couple_simple(
+        inputs["model"], (1 - mask)[None], mask_1=mask[None], cond_1=companions.another_prompt(inputs)
+    )
+    return inputs | {"model": model}
+
+
+def cgem(node: str, **given: Any) -> Companion:
+    def add(inputs: Inputs) -> Inputs:
+        return inputs | {"model": other_packs.run(node + CGEM, model=inputs["model"], **given)[0]}
+
+    return add
+
+
+def with_limited_interval_guider(inputs: Inputs) -> list[torch.Tensor]:
+    guider = other_packs.run(
+        f"LimitedIntervalCFGGuider{CGEM}",
+        **{name: inputs[name] for name in ("model", "positive", "negative", "cfg")},
+        start_step=0.2,
+        end_step=0.8,
+    )
+    return sampler_nodes.sampler_custom_advanced(inputs, guider[0])
+
+
+CGEM156 = (
+    Row("AttentionCouple", "control", attention_couple, refuses=frozenset({CROSS}), in_full=attention_couple),
+    Row("ReferenceApply", "control", cgem("ReferenceApply", end_step=0.7), model=SD15, latent={"batch": 2}),
+    Row("ScaleCrafter", "control", cgem("ScaleCrafter", dilation_rate=1.5), model=one_unet),
+    Row("CD_Tuner", "control", cgem("CD_Tuner", detail_1=5.0, detail_2=5.0, contrast_1=5.0), model=one_unet),
+    Row("AttentionScale", "control", cgem("AttentionScale", temperature=0.7, end_step=0.7), model=SD15),
+    Row("LimitedIntervalCFGGuider", "control", sample=with_limited_interval_guider),
+)
+
+# InstantID
+
+
+class Faces:
+    """What insightface sees in any picture: one face."""
+
+    det_model = SimpleNamespace()
+
+    def get(self, _picture: Any) -> list[dict[str, Any]]:
+        corners = [[20.0, 20.0], [60.0, 20.0], [40.0, 40.0], [25.0, 60.0], [55.0, 60.0]]
+        return [{"bbox": [0, 0, 80, 80], "embedding": random_tensor(512, seed=46).numpy(), "kps": corners}]
+
+
+def instant_id(inputs: Inputs) -> Inputs:
+    """A face for every cross-attention layer, and for a ControlNet in the prompt's place."""
+    model = inputs["model"]
+    layers = {}
+    for number, width in enumerate(widths_in_order(model)):
+        for projection, seed in (("to_k_ip", number), ("to_v_ip", 100 + number)):
+            layers |= linear_weights(f"{2 * number + 1}.{projection}", width, 16, seed)
+    module = module_of("ApplyInstantID")
+    projection = module.Resampler(
+        dim=1280, depth=4, dim_head=64, heads=20, num_queries=16, embedding_dim=512, output_dim=16, ff_mult=4
+    )
+    companions.fill(projection)
+    face = module.InstantID(
+        {"image_proj": projection.state_dict(), "ip_adapter": layers},
+        cross_attention_dim=1280,
+        output_cross_attention_dim=16,
+        clip_embeddings_dim=512,
+        clip_extra_context_tokens=16,
+    )
+    model, positive, negative = other_packs.run(
+        "ApplyInstantID",
+        instantid=face,
+        insightface=Faces(),
+        control_net=companions.controlnet_for(model, 10),
+        image=picture(47),
+        model=model,
+        positive=inputs["positive"],
+        negative=inputs["negative"],
+        weight=0.5,
+        end_at=0.9,
+    )
+    return inputs | {"model": model, "positive": positive, "negative": negative}
+
+
 PACKS = (
     Pack("cubiq/ComfyUI_IPAdapter_plus", "9d076a3", IP_ADAPTER, has="IPAdapterAdvanced"),
-    Pack("Kosinkadink/ComfyUI-Advanced-ControlNet", "9e60d8a", ADVANCED_CONTROLNET, has="ACN_AdvancedControlNetApply_v2"),
-    Pack("huchenlei/ComfyUI-IC-Light-Native", "9176645", (Row("ICLightAppply", "control", ic_light, refuses=FULL_SIZE),), has="ICLightAppply"),
-    Pack("Acly/comfyui-inpaint-nodes", "b32f293", (Row("INPAINT_ApplyFooocusInpaint", "control", fooocus_inpaint, refuses=FULL_SIZE),), has="INPAINT_ApplyFooocusInpaint"),
-    Pack("kohya-ss/ControlNet-LLLite-ComfyUI", "103a445", (Row("LLLiteLoader", "control", lllite, model=SDXL, refuses=FULL_SIZE),), has="LLLiteLoader"),
+    Pack(
+        "Kosinkadink/ComfyUI-Advanced-ControlNet", "9e60d8a", ADVANCED_CONTROLNET, has="ACN_AdvancedControlNetApply_v2"
+    ),
+    Pack(
+        "huchenlei/ComfyUI-IC-Light-Native",
+        "9176645",
+        (Row("ICLightAppply", "control", ic_light, refuses=FULL_SIZE),),
+        has="ICLightAppply",
+    ),
+    Pack(
+        "Acly/comfyui-inpaint-nodes",
+        "b32f293",
+        (Row("INPAINT_ApplyFooocusInpaint", "control", fooocus_inpaint, refuses=FULL_SIZE),),
+        has="INPAINT_ApplyFooocusInpaint",
+    ),
+    Pack(
+        "kohya-ss/ControlNet-LLLite-ComfyUI",
+        "103a445",
+        (Row("LLLiteLoader", "control", lllite, model=SDXL, refuses=FULL_SIZE),),
+        has="LLLiteLoader",
+    ),
+    Pack("huchenlei/ComfyUI-layerdiffuse", "fffa28a", LAYER_DIFFUSION, has="LayeredDiffusionApply"),
+    Pack("laksjdjf/cgem156-ComfyUI", "884563c", CGEM156, has=f"AttentionCouple{CGEM}"),
+    Pack(
+        "cubiq/ComfyUI_InstantID",
+        "1ef34ef",
+        (Row("ApplyInstantID", "control", instant_id, model=SDXL),),
+        has="ApplyInstantID",
+    ),
 )

@@ -9,6 +9,7 @@ import companions
 import pack_nodes
 import tiny_models
 from compare import assert_like_reference, inputs_with_prompts
+from composition import CROSS, TOGETHER, Row, cell
 from postdiff.postdiff_core import cross_attn_cache
 from reference import Techniques
 
@@ -176,3 +177,28 @@ def test_the_normalisation_before_a_reused_layer_is_left_out(monkeypatch):
     patched = pack_nodes.with_cross_attn_cache(model, Techniques(cross_attn_start=0.5))
     tiny_models.stock_sample(patched, steps=8, scheduler="simple")
     assert len(computed) == 4 * len(blocks) > 0
+
+
+class HalfAsStrong(torch.nn.Module):
+    """A cross-attention of another node, without the parts that the host's has."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args, **kwargs):
+        return self.layer(*args, **kwargs) / 2
+
+
+def half_as_strong(inputs):
+    """As Layer Diffusion does: modules are put in the place of the model's own for the length of a run."""
+    model = inputs["model"].clone()
+    for name, layer in inputs["model"].model.named_modules():
+        if name.endswith(".attn2"):
+            model.add_object_patch(name, HalfAsStrong(layer))
+    return inputs | {"model": model}
+
+
+@pytest.mark.parametrize("column", [CROSS, TOGETHER])
+def test_modules_that_another_node_puts_in_the_layers_place_are_reused_too(column):
+    assert cell(Row("half as strong", "", half_as_strong), column).state == "exact"

@@ -56,7 +56,8 @@ TECHNIQUES = {
 }
 REFUSALS = {
     DEEP: r"Deep cache cannot act on .* is not an image U-Net with skip connections",
-    CROSS: r"The cross-attention cache cannot act on .* has no cross-attention layers",
+    CROSS: r"The cross-attention cache cannot act on .* has no cross-attention layers"
+    r"|A node gives layers of cross-attention more rows than the model call has",
     CUT: r"Guidance was not dropped: \w+ evaluates 3 conditionings",
     MIXED: r"All steps run at full size: (no noise is added|the latent is nested|the latent has 5 dimensions"
     r"|something on the model failed)"

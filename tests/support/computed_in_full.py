@@ -280,8 +280,10 @@ class InFull:
 
     # Calls of the model
 
-    def _begin_call(self, _network: Layer, _inputs: tuple, options: dict) -> None:
+    def _begin_call(self, _network: Layer, inputs: tuple, options: dict) -> None:
         call = self.work.calls[-1]
+        x = inputs[0][0] if isinstance(inputs[0], list) else inputs[0]
+        self._batch = x.shape[0]
         window = options["transformer_options"].get("context_window")
         window = None if window is None else tuple(window.index_list)
         self._chunks: list[Chunk] = []
@@ -317,8 +319,11 @@ class InFull:
     def _substitute_tokens(self, inside: set[Layer]) -> Callable:
         def substitute(layer: Layer, _inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
             call = self.work.calls[-1]
-            if layer in call.left_out or self._step["xattn"] == "off":
+            is_skipped = self._reuses_feature and self._deep is not None and layer in self._deep.layers
+            if is_skipped or self._step["xattn"] == "off":
                 return None  # the deep cache skips this layer: it keeps what it had
+            if output.shape[0] != self._batch:
+                return None  # another node gives the layer more rows: it is computed in every step
             kept = {}
             if self._step["xattn"] == "reuse":
                 for position, rows in self._rows(output):
