@@ -24,7 +24,7 @@ import companions
 import other_packs
 import sampler_nodes
 import tiny_models
-from companions import CPU, Companion, Inputs
+from companions import Companion, Inputs
 from composition import CROSS, CUT, MIXED, TOGETHER, Row, one_unet
 from other_packs import Pack
 
