@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+import comfy.k_diffusion.sampling
 import comfy.model_patcher
 import comfy.patcher_extension
 import torch
-from comfy.k_diffusion.sampling import sample_euler
 from comfy.patcher_extension import WrappersMP
 
 from .architecture import is_compiled
@@ -51,6 +51,17 @@ class Uncopied:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
+
+
+class _StandIn(Uncopied):
+    """A wrapper for the length of a run. Other packs keep the transformer options that they saw last, and with them
+    would keep all that the wrapper holds, the model too."""
+
+    def __init__(self, wrapper: Callable) -> None:
+        self.wrapper: Callable | None = wrapper
+
+    def __call__(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        return executor(*args, **kwargs) if self.wrapper is None else self.wrapper(executor, *args, **kwargs)
 
 
 class Run(Uncopied):
@@ -148,6 +159,7 @@ class Run(Uncopied):
         """Put the run's wrappers on the guider's model options, and take them off again."""
         original = guider.model_options
         options = comfy.model_patcher.create_model_options_clone(original)
+        stand_ins = []
         for kind, wrapper in (
             (WrappersMP.SAMPLER_SAMPLE, self._sample),  # inside others': sees the sigmas that the sampler gets
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
@@ -156,7 +168,8 @@ class Run(Uncopied):
             *self._wrappers,
             (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),  # sees what the cut-off left
         ):
-            comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
+            stand_ins.append(_StandIn(wrapper))
+            comfy.patcher_extension.add_wrapper_with_key(kind, KEY, stand_ins[-1], options, is_model_options=True)
         guider.model_options = options
         try:
             with _room_for_graphs():
@@ -166,6 +179,8 @@ class Run(Uncopied):
             for cache in self._caches:
                 cache.clear()
             # They hold the run: a cycle would keep the patched model until garbage is collected.
+            for stand_in in stand_ins:
+                stand_in.wrapper = None
             self._wrappers.clear()
             self._asked_at_end.clear()
 
@@ -206,7 +221,8 @@ class Run(Uncopied):
         So it does for the host's euler, which evaluates once a step. Every other sampler of the host waits for the
         device in each step, so that one more read of the noise level does no harm; euler never does.
         """
-        is_euler = getattr(executor.class_obj, "sampler_function", None) is sample_euler
+        # Looked up here: other packs load ComfyUI's module anew to add samplers, and its functions are others then.
+        is_euler = getattr(executor.class_obj, "sampler_function", None) is comfy.k_diffusion.sampling.sample_euler
         is_told = is_euler and len(sigmas) - 1 == len(self.stage)
         self._next_step = self.stage.start if is_told else None
 

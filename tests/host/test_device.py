@@ -1,5 +1,8 @@
 """On a device of its own, as a GPU is one: tensors are never mixed with the processor's, and nobody waits for it."""
 
+import importlib
+
+import comfy.k_diffusion.sampling
 import comfy.samplers
 import nodes as comfy_nodes
 import pytest
@@ -126,6 +129,16 @@ def test_no_step_of_euler_waits_for_the_device():
         _, in_four_steps = asked_of(device, PAPER, steps=4)
         _, in_eight_steps = asked_of(device, PAPER, steps=8)
     assert len(in_four_steps) == len(in_eight_steps), in_eight_steps
+
+
+def test_no_step_of_euler_waits_where_another_pack_has_loaded_the_samplers_anew():
+    """So packs add samplers, and each of the host's is another function then."""
+    before = dict(vars(comfy.k_diffusion.sampling))
+    try:
+        importlib.reload(comfy.k_diffusion.sampling)
+        test_no_step_of_euler_waits_for_the_device()
+    finally:
+        vars(comfy.k_diffusion.sampling).update(before)
 
 
 def test_no_step_without_guidance_waits_for_a_negative_prompt_that_has_a_range():

@@ -132,6 +132,25 @@ def test_a_patched_model_that_nobody_holds_any_more_is_gone_at_once(model, caplo
     assert not [said for said in caplog.messages if "leak" in said]
 
 
+def test_transformer_options_that_others_keep_hold_nothing_of_the_run(model):
+    """Packs that share attention between layers keep those of the last call, for good."""
+    patched = pack_nodes.patched(model, WITHOUT_DEEP_CACHE if tiny_models.is_transformer(model) else EVERYTHING)
+    kept = []
+
+    def keep(executor, *args, **kwargs):
+        kept[:] = [next(each for each in (*args, *kwargs.values()) if isinstance(each, dict) and "wrappers" in each)]
+        return executor(*args, **kwargs)
+
+    patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "keeps", keep)
+    sample(patched)
+    gone = weakref.ref(patched)
+    del patched
+    gc.collect()
+    assert kept and gone() is None
+    (wrapper, *_) = kept[0]["wrappers"][WrappersMP.APPLY_MODEL]["postdiff"]
+    assert wrapper(lambda *args: args, 1, 2) == (1, 2)
+
+
 @pytest.mark.parametrize(("action", "error"), [(fail, LayerError), (interrupt, InterruptProcessingException)])
 def test_after_a_run_that_fails_in_any_step_everything_is_as_before(model, patched, action, error):
     stock, changed = sample(model), sample(patched)
