@@ -21,6 +21,9 @@ const SETTINGS = {
 };
 const RUN = ["steps", "denoise", "start_at_step", "end_at_step", "preset", "cfg", "sampler_name"];
 
+/** The types of links that carry several things of a run, the model among them: rgthree's, Easy-Use's, Impact's. */
+const BUNDLE = /CONTEXT|PIPE/;
+
 const STEPS_WITHOUT_SAMPLER = 20;
 
 /** The nodes that show a timeline, and the techniques each one shows. */
@@ -58,7 +61,7 @@ class SetAtRunTime extends Error {
 export function estimates(graph, chosen = NOTHING) {
   const found = new Map();
   for (const sampler of graph.values()) {
-    if (!isSampler(sampler)) continue;
+    if (!isSampler(graph, sampler)) continue;
     const path = upstream(graph, sampler);
     const shown = [sampler, ...path].filter((each) => each.type in TECHNIQUES_OF && !found.has(each.id));
     if (shown.length === 0) continue;
@@ -87,7 +90,9 @@ function attempt(work) {
 }
 
 function planOfRun(graph, sampler, path, chosen) {
-  const run = { ...runOf(graph, sampler), root: path.at(-1), chosen };
+  const choice = path.find((each) => choosesModel(graph, each));
+  if (choice && path.some(({ type }) => type in TECHNIQUES_OF)) throw setThroughLink("model");
+  const run = { ...runOf(graph, sampler), root: choice ?? path.at(-1), chosen };
   let settings = {};
   for (const each of [...path].reverse()) settings = techniques(graph, each, settings, run);
   const laid = lay(techniques(graph, sampler, settings, run), run);
@@ -179,20 +184,32 @@ function runOf(graph, sampler) {
 
 const hasInput = (entry, name) => name in entry.values || name in entry.links;
 
-/** Ours count before a model is connected. */
-const isSampler = (entry) =>
-  entry.outputs.includes("LATENT") &&
-  (entry.type in TECHNIQUES_OF || (modelLink(entry) && (hasInput(entry, "steps") || "sigmas" in entry.links)));
+/** Ours count before a model is connected. Steps without a widget are handed on. */
+const isSampler = (graph, entry) =>
+  (entry.outputs.includes("LATENT") || entry.outputs.includes("IMAGE")) &&
+  (entry.type in TECHNIQUES_OF ||
+    (modelLinks(graph, entry).length > 0 && ("steps" in entry.values || "sigmas" in entry.links)));
 
-const modelLink = (entry) => Object.values(entry.links).find(({ type }) => type === "MODEL" || type === "GUIDER");
+/** The links that a node may take its model from, the first of which it takes, if it does not choose. */
+function modelLinks(graph, entry) {
+  const links = Object.values(entry.links);
+  const isModel = (type) => type === "MODEL" || type === "GUIDER";
+  const models = links.filter(({ id, slot, type }) => isModel(type) || isModel(graph.get(id)?.outputs[slot]));
+  return models.length > 0 ? models : links.filter(({ type }) => BUNDLE.test(type));
+}
+
+/** Whether only the run knows which of several models a node hands on; rgthree's switches take the first. */
+const choosesModel = (graph, entry) =>
+  /switch/i.test(entry.type) && !entry.type.endsWith("(rgthree)") && modelLinks(graph, entry).length > 1;
 
 /** The nodes a model comes through, nearest first; a guider counts as one of them. */
-function upstream(graph, entry) {
-  const path = [];
-  for (let link = modelLink(entry); link; link = modelLink(path.at(-1))) {
-    const source = graph.get(link.id);
-    if (!source || source === entry || path.includes(source)) break;
+function upstream(graph, entry, path = []) {
+  const links = modelLinks(graph, entry);
+  for (const { id } of choosesModel(graph, entry) ? links : links.slice(0, 1)) {
+    const source = graph.get(id);
+    if (!source || path.includes(source)) continue;
     path.push(source);
+    upstream(graph, source, path);
   }
   return path;
 }
@@ -207,5 +224,8 @@ function valueOf(graph, entry, name) {
     at = link && graph.get(link.id);
     if (!at?.type.startsWith("Primitive")) break;
   }
-  throw new SetAtRunTime("{name} comes through a link: shown when the run starts.", { name });
+  throw setThroughLink(name);
 }
+
+const setThroughLink = (name) =>
+  new SetAtRunTime("{name} comes through a link: shown when the run starts.", { name });

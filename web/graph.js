@@ -89,9 +89,28 @@ function sourceOfOutput(place, slot, type, seen) {
   if (node.subgraph) return sourceInside(place, slot, type, seen);
   if (!node.isVirtualNode) return { id: executionId(place), slot };
   if (node.type === "PrimitiveNode") return { value: node.widgets?.[0]?.value };
+  if (node.inputs?.length > 0) return sourceOfInput(place, 0, type, seen);
+  const setter = setterOf(place);
+  if (setter) return sourceOfInput(setter, slot, type, seen);
   const elsewhere = node.resolveVirtualOutput?.(slot);
-  if (elsewhere) return sourceOfOutput({ node: elsewhere.node, hosts }, elsewhere.slot, type, seen);
-  return sourceOfInput(place, 0, type, seen);
+  return elsewhere ? sourceOfOutput({ node: elsewhere.node, hosts }, elsewhere.slot, type, seen) : null;
+}
+
+/**
+ * The place of the node that sets what this one gets, in its graph or one around it: "SetNode" for "GetNode", of the
+ * same name. To ask the node itself, again and again, would show a warning each time, or throw, where there is none.
+ */
+function setterOf({ node, hosts }) {
+  const kind = node.type?.toLowerCase().replace("get", "set");
+  const name = node.widgets?.[0]?.value;
+  const isSetter = (other) =>
+    other !== node && other.isVirtualNode && other.type?.toLowerCase() === kind && other.widgets?.[0]?.value === name;
+  for (let inside = hosts.length; inside >= 0; inside--) {
+    const graph = inside === hosts.length ? node.graph : hosts[inside].graph;
+    const setter = graph.nodes.find(isSetter);
+    if (setter) return { node: setter, hosts: hosts.slice(0, inside) };
+  }
+  return null;
 }
 
 function sourceInside({ node, hosts }, slot, type, seen) {

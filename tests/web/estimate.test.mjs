@@ -12,16 +12,21 @@ function graphOf(prompt) {
     const links = {};
     for (const [name, value] of Object.entries(inputs)) {
       if (Array.isArray(value)) links[name] = { id: value[0], slot: value[1], type: TYPES[name] ?? "*" };
-      else if (WIDGETS.has(name)) values[name] = value;
+      if (WIDGETS.has(name) && type !== CONTEXT) values[name] = Array.isArray(value) ? 1 : value; // what it had before
     }
     graph.set(id, { id, type, values, links, outputs: OUTPUTS[type] ?? [], node: id });
   }
   return graph;
 }
 
-const TYPES = { model: "MODEL", guider: "GUIDER", sigmas: "SIGMAS" };
+const CONTEXT = "Context Big (rgthree)";
+const TYPES = { model: "MODEL", guider: "GUIDER", sigmas: "SIGMAS", base_ctx: "RGTHREE_CONTEXT" };
 const LATENT = ["LATENT"];
 const OUTPUTS = {
+  CheckpointLoaderSimple: ["MODEL", "CLIP", "VAE"],
+  DeepCachePatch: ["MODEL"],
+  [CONTEXT]: ["RGTHREE_CONTEXT", "MODEL", "LATENT", "INT"],
+  FaceDetailer: ["IMAGE"],
   KSampler: LATENT,
   KSamplerAdvanced: LATENT,
   SamplerCustomAdvanced: ["LATENT", "LATENT"],
@@ -228,6 +233,37 @@ test("values that come through primitives are followed, computed ones wait for t
     prompt[5] = { class_type, inputs: { value } };
     assert.match(problemOf(prompt, "2"), /steps comes through a link/);
   }
+});
+
+test("a model is followed through nodes that bundle it with others, which are no samplers", () => {
+  const prompt = { 1: model, 2: deepCache("1"), 6: { class_type: "PrimitiveInt", inputs: { value: 12 } } };
+  prompt[3] = { class_type: CONTEXT, inputs: { model: ["2", 0], steps: ["6", 0] } };
+  prompt[4] = { class_type: CONTEXT, inputs: { base_ctx: ["3", 0] } };
+  prompt[5] = sampler("KSampler", { model: ["4", 1], steps: 30 });
+  assert.equal(estimateOf(prompt, "2").steps.length, 30);
+  prompt[5].inputs.steps = ["4", 3];
+  assert.match(problemOf(prompt, "2"), /steps comes through a link/);
+});
+
+test("where a node chooses the model, patches wait for the run; rgthree's takes the first", () => {
+  const prompt = { 1: model, 2: deepCache("1"), 3: sampler("PostDiffKSampler", { model: ["4", 0], preset: "sd15" }) };
+  const choice = (class_type, one, other) => ({ class_type, inputs: { one: [one, 0], other: [other, 0] } });
+  for (const [one, other] of [["1", "2"], ["2", "1"]]) {
+    prompt[4] = choice("ImpactSwitch", one, other);
+    for (const id of ["2", "3"]) assert.match(problemOf(prompt, id), /model comes through a link/);
+    prompt[4] = choice("Any Switch (rgthree)", one, other);
+    assert.equal(estimateOf(prompt, "2").sampler?.id, one === "2" ? "3" : undefined);
+  }
+  prompt[1] = { class_type: "PostDiffEmbeddedModel", inputs: {} };
+  prompt[2] = { class_type: "CheckpointLoaderSimple", inputs: {} };
+  prompt[3].inputs.preset = "auto";
+  prompt[4] = { class_type: "ImpactSwitch", inputs: { model: ["1", 0], other: ["2", 0] } };
+  assert.match(estimateOf(prompt, "3").notes[0], /unknown model/);
+});
+
+test("a node that samples and gives pictures is a sampler", () => {
+  const prompt = { 1: model, 2: deepCache("1"), 3: sampler("FaceDetailer", { model: ["2", 0], steps: 12 }) };
+  assert.equal(estimateOf(prompt, "2").steps.length, 12);
 });
 
 test("an empty deep cache window is named", () => {

@@ -131,6 +131,33 @@ test("a subgraph may hand its input straight through, and a virtual node may sta
   assert.equal(model(readGraph(litegraph([loader(1), sampler(2), get], [[4, 0, 2, 0]]), STEPS), "2").id, "1");
 });
 
+test("what one node sets others get, also in subgraphs, and nothing where no node sets it", () => {
+  const set = (id, name) => ({
+    id,
+    type: "SetNode",
+    isVirtualNode: true,
+    inputs: [input("", "MODEL")],
+    outputs: [output("*")],
+    widgets: [{ name: "Constant", value: name }],
+  });
+  const get = (id, name) => ({ ...set(id, name), type: "GetNode", inputs: [] });
+  const asked = () => assert.fail("the node warns or throws where no node sets what it gets");
+  const links = [
+    [1, 0, 3, 0],
+    [4, 0, 2, 0],
+  ];
+  const reached = (...names) => {
+    const [setter, getter] = [set(3, names[0]), { ...get(4, names[1]), getInputLink: asked }];
+    return model(readGraph(litegraph([loader(1), sampler(2), setter, getter], links), STEPS), "2")?.id;
+  };
+  assert.equal(reached("name", "name"), "1");
+  assert.equal(reached("name", "another"), undefined);
+  const subgraph = litegraph([get(7, "name"), sampler(8)], [[7, 0, 8, 0]]);
+  const host = { id: 5, subgraph, inputs: [], outputs: [] };
+  const outside = litegraph([loader(1), set(3, "name"), host], [[1, 0, 3, 0]]);
+  assert.equal(model(readGraph(outside, STEPS), "5:8").id, "1");
+});
+
 test("neither a node that does not run is there nor one inside it", () => {
   const inside = (mode) => ({ id: 4, mode, subgraph: litegraph([patch(7)], []), inputs: [], outputs: [] });
   const ids = (mode) => [...readGraph(litegraph([patch(1, mode), inside(mode)], []), STEPS).keys()];
