@@ -4,10 +4,9 @@ Without --full, a sample: every row once, with all techniques together, and ever
 the techniques take turns. With --full every cell, and docs/composes_with.md is written from what came of them.
 """
 
-from itertools import cycle
+from itertools import count, cycle
 
 import pytest
-from comfy.samplers import SCHEDULER_NAMES
 
 import composition_table
 from composition import COLUMNS, ROWS, SAMPLERS, TOGETHER, cell
@@ -20,8 +19,8 @@ def sample():
     for row in ROWS.values():
         if row.group == SAMPLERS:
             by_sampler.setdefault(row.line, []).append(row.name)
-    turns = zip(by_sampler.values(), cycle(range(len(SCHEDULER_NAMES))), cycle(COLUMNS), strict=False)
-    return cells | {(names[scheduler], column) for names, scheduler, column in turns}
+    turns = zip(by_sampler.values(), count(), cycle(COLUMNS), strict=False)
+    return cells | {(names[turn % len(names)], column) for names, turn, column in turns}
 
 
 def cells():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Pack:
 def load(folder: Path) -> None:
     """Import a pack and register its nodes. Raises RuntimeError if ComfyUI cannot."""
     _prepare_for_servers_routes()
+    _load_builtin_nodes()
     if not asyncio.run(nodes.load_custom_node(os.fspath(folder.resolve()))):
         raise RuntimeError(f"ComfyUI could not import {folder}; the log above says why.")
 
@@ -62,3 +64,9 @@ def _prepare_for_servers_routes() -> None:
 
     if getattr(server.PromptServer, "instance", None) is None:
         server.PromptServer(asyncio.new_event_loop())
+
+
+@functools.cache
+def _load_builtin_nodes() -> None:
+    """A server has loaded them before it loads packs, and some packs look for them."""
+    asyncio.run(nodes.init_builtin_extra_nodes())
