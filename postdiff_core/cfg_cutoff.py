@@ -12,6 +12,10 @@ from .run import Run, Uncopied
 Conds = list[Any]  # one list of conditionings for each prediction asked for, or None in its place
 Predictions = list[torch.Tensor]
 
+TAKEN_BY_A_NODE = (
+    "Guidance was not dropped: a node takes the predictions of both prompts for itself, before the guider has them (as "
+    "weights of combined prompts in smZNodes do)."
+)
 NOTHING_TO_DROP = "CFG Cut-off does nothing here: no negative prompt runs, as at cfg 1."
 
 
@@ -34,6 +38,7 @@ class _Cutoff(Uncopied):
         # Of a positive prompt evaluated alone: latent, timestep, its prediction.
         self.last_positive: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self.evaluated_shapes: set[torch.Size] = set()  # of latents for which both prompts have been evaluated
+        self.are_taken = False  # the predictions, by a node that leaves the guider others
 
     def __call__(
         self, executor: Any, model: Any, conds: Conds, x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
@@ -44,18 +49,23 @@ class _Cutoff(Uncopied):
         if self.run.step.guided:
             if len(conds) == 2 and all(conds):
                 self.evaluated_shapes.add(x_in.shape)
-            return evaluate(conds)
+            return self._noting_those_taken(evaluate(conds), conds)
         roles = self.run.branches.roles_of(conds)
         asked = [role for cond, role in zip(conds, roles, strict=True) if cond is not None]
         if len(conds) == 2 and set(asked) == {"positive", "negative"}:
             positive = roles.index("positive")
-            if _replaces_self_attention(model_options) and x_in.shape not in self.evaluated_shapes:
+            both_once = _replaces_self_attention(model_options) and x_in.shape not in self.evaluated_shapes
+            left = conds if both_once else [cond if i == positive else None for i, cond in enumerate(conds)]
+            if not self.are_taken:
+                predictions = self._noting_those_taken(evaluate(left), conds)
+            if self.are_taken:
+                return evaluate(conds)
+            if both_once:
                 self._note_both_evaluated_once(x_in.shape)
             else:
                 self.run.row_tally.left_out(self.run.step, conds[1 - positive], self.run.sigma)
-                conds = [cond if i == positive else None for i, cond in enumerate(conds)]
             self._note_other_readers()
-            prediction = evaluate(conds)[positive]
+            prediction = predictions[positive]
             return [prediction, prediction.clone()]  # a guidance function may write to either
         if asked == ["positive"]:
             predictions = evaluate(conds)
@@ -70,6 +80,12 @@ class _Cutoff(Uncopied):
                 "not one positive and one negative."
             )
         return evaluate(conds)
+
+    def _noting_those_taken(self, predictions: Predictions, conds: Conds) -> Predictions:
+        if len(predictions) != len(conds):
+            self.are_taken = True
+            self.run.keep_guidance(TAKEN_BY_A_NODE)
+        return predictions
 
     def _positive_at(self, x_in: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor | None:
         """The prediction of the positive prompt, if it was evaluated just before on the same latent."""

@@ -101,7 +101,8 @@ class _Outputs:
 
     def chunks_that_are_reused(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """All but the negative ones of a guided pass where guidance stops before reuse and nothing is mixed."""
-        is_reused = self._run.plan.negative_cross_attn_is_reused_after(self._run.step.index, self._mode)
+        run = self._run
+        is_reused = run.plan.negative_cross_attn_is_reused_after(run.step.index, self._mode) or run.keeps_guidance
         return list(chunks) if is_reused else without_negative(chunks)
 
     def missing(self, site: Site, chunks: Sequence[Chunk], latent: Size) -> list[Chunk]:

@@ -120,7 +120,8 @@ def _chunks_to_keep(run: Run, chunks: Sequence[Chunk]) -> list[Chunk]:
         return []
     if run.step.deep == "reuse":  # nothing was kept of these; of windows, which have moved on, nothing will be needed
         chunks = [chunk for chunk in chunks if chunk.branch.window is None]
-    return list(chunks) if plan.negative_deep_feature_is_reused_after(index) else without_negative(chunks)
+    is_reused = plan.negative_deep_feature_is_reused_after(index) or run.keeps_guidance
+    return list(chunks) if is_reused else without_negative(chunks)
 
 
 def _capturing_forward(unet: Any, depth: int, capture: Callable[[torch.Tensor], None]) -> Callable:

@@ -18,8 +18,16 @@ from .sampling_arguments import SamplingArguments, batch_index_of
 
 log = logging.getLogger("postdiff")
 
-# By name: einops and a compiled model have classes of their own.
-MAY_BE_OF_SIZE = ("RuntimeError", "IndexError", "ValueError", "AssertionError", "EinopsError", "TorchRuntimeError")
+# By name: einops and a compiled model have classes of their own. A stage of one step is divided by no step after it.
+MAY_BE_OF_SIZE = (
+    "RuntimeError",
+    "IndexError",
+    "ValueError",
+    "AssertionError",
+    "EinopsError",
+    "TorchRuntimeError",
+    "ZeroDivisionError",
+)
 OF_SIZE = re.compile(r"size|shape|dimension|broadcast|mismatch|out of (range|bounds)|\d ?[x,] ?\d", re.IGNORECASE)
 OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")
 

@@ -21,6 +21,9 @@ from .run import Run
 from .sampling_arguments import SamplingArguments, batch_index_of, copied_conds
 from .schedule import MixedResolution, low_size
 
+# Of RES4LYF's samplers, -1 where they do all steps: each stage would take them for a run of its own.
+PART_OF_THE_STEPS = ("steps_to_run", "start_at_step")
+
 Space = Callable[[torch.Tensor], torch.Tensor]  # from the latents that nodes see to a space of the same shape
 Mixing = Callable[[torch.Tensor, Space], torch.Tensor]
 
@@ -44,6 +47,10 @@ def reason_against(sampling: SamplingArguments, conds: dict[str, Any], diffusion
         return f"the latent has {sampling.noise.ndim} dimensions, not 4"
     if not torch.count_nonzero(sampling.noise):
         return "no noise is added (add_noise is off), so the latent is already noisy"
+    if any(getattr(sampling.sampler, "extra_options", {}).get(name, -1) >= 0 for name in PART_OF_THE_STEPS):
+        return (
+            "the sampler does only a part of its steps (steps_to_run, start_at_step), and another may go on from there"
+        )
     if sampling.seed is None:
         return "the run has no seed to draw low-resolution noise from"
     geometry = latent_geometry(diffusion_model)

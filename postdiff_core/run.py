@@ -89,7 +89,7 @@ class Run(Uncopied):
         self.tokens: int | None = None  # length of the prompt that the model was given first
         self._sees_chunks = False  # of model calls
         self._asks_for_guidance: dict[int, bool] = {}  # by step: for more than the positive prompt
-        self._keeps_guidance = False  # the cut-off finds no pair of prompts
+        self.keeps_guidance = False  # the cut-off finds no pair of prompts
         self._step = -1
         self._next_step: int | None = None  # as the sampler tells
         self._evaluations = 0  # begun in this stage
@@ -122,11 +122,11 @@ class Run(Uncopied):
     def is_guided(self, step: Step) -> bool:
         """Whether guidance ran in this step, as it turned out; other nodes may stop it too."""
         asked = self._asks_for_guidance.get(step.index, self.has_guidance)  # a step may have been left out
-        return asked and (step.guided or self._keeps_guidance)
+        return asked and (step.guided or self.keeps_guidance)
 
     def keep_guidance(self, reason: str) -> None:
         """Guidance goes on to the end, though the plan drops it."""
-        self._keeps_guidance = True
+        self.keeps_guidance = True
         self.note(reason)
 
     def note(self, text: str, level: int = logging.WARNING) -> None:
@@ -199,8 +199,12 @@ class Run(Uncopied):
     def finish(self) -> None:
         """The last step is done."""
         self.clock.stop()
-        if not self._sees_chunks and {"deep_cache", "cross_attn_cache"} & self.plan.acting:
-            self.note("A node calls the model without saying which prompt each row is for: nothing was reused.")
+        evaluated = self._step >= 0  # a sampler (RES4LYF's, in a further cycle) may have nothing left to do
+        if evaluated and not self._sees_chunks and {"deep_cache", "cross_attn_cache"} & self.plan.acting:
+            self.note(
+                "A node calls the model without saying which prompt each row is for, or past this run (Automatic CFG's "
+                "attention modifiers): nothing was reused."
+            )
         if missed := self._window_calls[False]:
             self.note(
                 f"Context windows that move from step to step: {missed} of {self._window_calls.total()} model calls "

@@ -1,5 +1,6 @@
 """Section 2.5, guidance cut-off: against the reference in plain torch, and row by row."""
 
+import comfy.samplers
 import pytest
 import torch
 from comfy.samplers import calc_cond_batch
@@ -97,6 +98,29 @@ def test_a_guidance_function_may_write_to_either_prediction():
         model.set_model_sampler_pre_cfg_function(weakened)
         latents.append(pack_nodes.sample(Techniques(cutoff_start=0.5), inputs=inputs_with_prompts(model)))
     assert torch.equal(*latents)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_guidance_goes_on_where_a_node_takes_the_predictions(monkeypatch, start):
+    """As smZNodes does for prompts with weights: the host's own list is left empty."""
+    stock, taken = comfy.samplers._calc_cond_batch, []
+
+    def take(*given):
+        taken[:] = stock(*given)
+        return []
+
+    def guide(model, x, timestep, negative, positive, cfg, model_options, seed):
+        comfy.samplers.calc_cond_batch(model, [positive, negative], x, timestep, model_options)
+        return taken[1] + cfg * (taken[0] - taken[1])
+
+    inputs = inputs_with_prompts(tiny_models.small_unet())
+    expected = tiny_models.stock_sample(**inputs)
+    monkeypatch.setattr(comfy.samplers, "_calc_cond_batch", take)
+    monkeypatch.setattr(comfy.samplers, "sampling_function", guide)
+    model = pack_nodes.patched(inputs["model"], Techniques(cutoff_start=start))
+    assert torch.equal(tiny_models.stock_sample(**inputs | {"model": model}), expected)
+    assert any("a node takes the predictions" in note for note in pack_nodes.report(model)["notes"])
+    assert all(step["cfg"] == "on" for step in pack_nodes.report(model)["plan"])
 
 
 def test_what_needs_the_negative_prompt_at_cfg_1_is_said_to_end():

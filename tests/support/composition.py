@@ -58,9 +58,9 @@ REFUSALS = {
     DEEP: r"Deep cache cannot act on .* is not an image U-Net with skip connections",
     CROSS: r"The cross-attention cache cannot act on .* has no cross-attention layers"
     r"|A node gives layers of cross-attention more rows than the model call has",
-    CUT: r"Guidance was not dropped: \w+ evaluates 3 conditionings",
+    CUT: r"Guidance was not dropped: (\w+ evaluates 3 conditionings|a node takes the predictions of both prompts)",
     MIXED: r"All steps run at full size: (no noise is added|the latent is nested|the latent has 5 dimensions"
-    r"|something on the model failed)"
+    r"|the sampler does only a part of its steps|something on the model failed)"
     r"|Mixed resolution cannot act on LTXAV: .* does not say which latent sizes it takes",
 }
 """The reasons a technique may refuse for: no others are allowed."""

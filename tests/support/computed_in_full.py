@@ -261,7 +261,7 @@ class InFull:
             if self._step["cfg"] == "off" and "negative" in roles and both:
                 self._cut = {roles.index("negative")}
             out = stock(model, conds, x, timestep, model_options)
-            if "positive" in roles:
+            if "positive" in roles and len(out) == len(conds):  # smZNodes takes them for itself
                 self._alone = x, out[roles.index("positive")]
             return [self._alone[1]] * len(conds) if self._cut else out
 
