@@ -12,7 +12,7 @@ import companions
 import other_packs
 import tiny_models
 from companions import Companion, Inputs
-from composition import CUT, DEEP, MIXED, NO_GUIDANCE, SAMPLERS, TOGETHER, Row
+from composition import CUT, DEEP, NO_GUIDANCE, SAMPLERS, TOGETHER, Row
 from other_packs import Pack
 from sampler_nodes import Sample
 
@@ -175,7 +175,6 @@ PACKS = (
             ),
             Row("ClownsharKSampler", SAMPLERS, sample=clownshark_alone),
             Row("ClownsharKSampler, inpainting", SAMPLERS, companions.inpaint, clownshark_alone),
-            Row("ClownsharKSampler, guide", SAMPLERS, sample=clownshark_guided, refuses=frozenset({MIXED})),
             Row("ClownSampler in SamplerCustom", SAMPLERS, sample=sampler_node("ClownSampler_Beta", seed=1)),
         ),
         has="ClownsharKSampler_Beta",

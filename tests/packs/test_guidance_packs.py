@@ -14,7 +14,7 @@ import pack_nodes
 import sampler_nodes
 import tiny_models
 from companions import Inputs
-from composition import COLUMNS, CROSS, CUT, DEEP, MIXED, TOGETHER, Row, cell, patched, sampled, stock
+from composition import COLUMNS, CROSS, CUT, DEEP, MIXED, SAMPLERS, TOGETHER, Row, cell, patched, sampled, stock
 from reference import Techniques
 
 
@@ -33,6 +33,19 @@ def test_a_sampler_that_hands_its_steps_over_runs_at_full_size(column):
         "another may go on from there."
     ]
     assert all(step["stage"] == "full" for report in together.runs.reports for step in report["plan"])
+    if column == MIXED:
+        assert torch.equal(together.latents[0], stock(row).latents[0])
+
+
+@needs("ClownGuide_Beta")
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_guide_of_the_full_size_makes_the_run_start_again(column):
+    row = Row("ClownsharKSampler, guide", SAMPLERS, sample=guidance_packs.clownshark_guided)
+    if column in (DEEP, CROSS, CUT):
+        assert cell(row, column).state == "exact"
+        return
+    together = sampled(row.sample, row.inputs(), column)
+    assert "something on the model failed in a run that begins at 8x8 latents" in together.runs.notes[0][0]
     if column == MIXED:
         assert torch.equal(together.latents[0], stock(row).latents[0])
 
@@ -59,7 +72,7 @@ def test_steps_that_smz_settings_count_are_those_of_both_stages():
 
 @needs("DiffusionCG")
 @pytest.mark.parametrize(("until", "low_steps"), [(0.2, 0), (0.5, 3)])
-def test_a_low_stage_of_one_step_that_a_node_divides_by_is_left_out(until, low_steps):
+def test_a_low_stage_of_one_step_is_left_out_where_a_node_divides_by_its_length(until, low_steps):
     row = Row(
         "DiffusionCG",
         "",

@@ -7,6 +7,7 @@ import itertools
 import re
 from types import SimpleNamespace
 
+import comfy.k_diffusion.sampling
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
@@ -15,6 +16,7 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_custom_sampler import (
     BasicGuider,
@@ -378,6 +380,26 @@ def test_a_node_that_fails_late_and_speaks_of_no_size_is_not_run_again():
     assert steps == [0, 1, 2, 3, 4]
 
 
+def test_a_node_that_divides_by_the_steps_after_the_first_makes_a_low_stage_of_one_step_start_again():
+    """As DiffusionCG of vectorscope-cc does, in a callback."""
+    model = tiny_models.small_unet()
+    inputs = inputs_for(model, steps=5)
+
+    def divide(executor, model_wrap, sigmas, extra_args, callback, *args, **options):
+        def done(step, x0, x, total):
+            assert step / (total - 1) >= 0
+            callback(step, x0, x, total)
+
+        return executor(model_wrap, sigmas, extra_args, done, *args, **options)
+
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "divides", divide)
+    patched = pack_nodes.patched(model, Techniques(low_res_scale=0.5, low_res_until=0.2))
+    assert torch.equal(
+        tiny_models.stock_sample(**inputs | {"model": patched}), tiny_models.stock_sample(**inputs | {"model": model})
+    )
+    assert "ZeroDivisionError" in " ".join(pack_nodes.report(patched)["notes"])
+
+
 def test_after_a_node_failed_at_low_resolution_the_global_generator_draws_what_it_does_in_a_stock_run():
     """From which euler takes its churn."""
     model = keeping_a_hint(tiny_models.small_unet())
@@ -620,6 +642,25 @@ class TestStockWithANote:
             inputs["noise_seed"] = inputs.pop("seed")
             last = {"start_at_step": 1, "end_at_step": 6, "return_with_leftover_noise": "disable"}
             return comfy_nodes.KSamplerAdvanced().sample(**inputs, add_noise="disable", **last)[0]["samples"]
+
+        self.assert_stock_with_a_note(model, run)
+
+    @pytest.mark.parametrize("name", ["steps_to_run", "start_at_step"])
+    def test_a_sampler_that_does_a_part_of_its_steps(self, name):
+        """As RES4LYF's do for another that takes over: each stage would do that part of its own steps."""
+        model = tiny_models.sd15()
+        inputs = inputs_for(model)
+        given = {key: inputs[key] for key in ("cfg", "positive", "negative", "latent_image")}
+
+        def euler(*args, steps_to_run=-1, start_at_step=-1, **options):
+            return comfy.k_diffusion.sampling.sample_euler(*args, **options)
+
+        sampler = comfy.samplers.KSAMPLER(euler, extra_options={name: 2})
+
+        def run(model):
+            sigmas = by_hand.sigmas_of(inputs)
+            output = SamplerCustom.execute(model, True, 3, sampler=sampler, sigmas=sigmas, **given)
+            return output.args[0]["samples"]
 
         self.assert_stock_with_a_note(model, run)
 
