@@ -94,7 +94,11 @@ def sample_in_two_stages(
     guider.conds = {name: [scale_cond(cond, sampling.size, low) for cond in group] for name, group in conds.items()}
     first, last_x0 = _low_stage(sampling, low, low_res_steps, draw)
     with fresh_guidance_memory(guider, low):
-        x0 = last_x0(first.run_by(executor), guider.model_patcher.model)
+        samples = first.run_by(executor)
+        if tuple(samples.shape[-2:]) != low:
+            # Most do so at steps that they count themselves: cut in two, the run would end at some other size.
+            raise RuntimeError(f"the sampler has changed the latent's size to {format_size(tuple(samples.shape[-2:]))}")
+        x0 = last_x0(samples, guider.model_patcher.model)
 
     sigmas = sampling.sigmas[low_res_steps:].clone()
     if settings.switch == "matched" and sigmas[-1] > 0:

@@ -27,6 +27,7 @@ import tiny_models
 from companions import Companion, Inputs
 from composition import CROSS, CUT, MIXED, TOGETHER, Row, one_unet
 from other_packs import Pack
+from sampler_nodes import Sample
 
 SD15, SDXL = tiny_models.sd15, tiny_models.sdxl
 FULL_SIZE = frozenset({MIXED})  # the node keeps a tensor of the full latent's size: the run starts again
@@ -438,7 +439,25 @@ def with_limited_interval_guider(inputs: Inputs) -> list[torch.Tensor]:
     return sampler_nodes.sampler_custom_advanced(inputs, guider[0])
 
 
+def with_sampler(node: str, **given: Any) -> Sample:
+    """SamplerCustom with a sampler of the pack."""
+
+    def sample(inputs: Inputs) -> list[torch.Tensor]:
+        (sampler,) = other_packs.run(node + CGEM, **given)
+        return sampler_nodes.sampler_custom(inputs, sampler)
+
+    return sample
+
+
 CGEM156 = (
+    Row("TCDSampler", "control", sample=with_sampler("TCDSampler")),
+    Row("SamplerEulerAncestralFixedNoise", "control", sample=with_sampler("SamplerEulerAncestralFixedNoise")),
+    Row(
+        "GradualLatentSampler",
+        "control",
+        sample=with_sampler("GradualLatentSampler", start_step=2, end_step=6),
+        refuses=FULL_SIZE,
+    ),
     Row("AttentionCouple", "control", attention_couple, refuses=frozenset({CROSS}), in_full=attention_couple),
     Row("ReferenceApply", "control", cgem("ReferenceApply", end_step=0.7), model=SD15, latent={"batch": 2}),
     Row("ScaleCrafter", "control", cgem("ScaleCrafter", dilation_rate=1.5), model=one_unet),

@@ -750,3 +750,28 @@ def test_the_host_is_told_the_size_of_each_stage(monkeypatch):
     pack_nodes.sample(techniques, inputs=tiny_models.sampler_inputs(tiny_models.small_unet()))
     assert [noise[-2:] for noise, _ in told] == [(8, 8), (16, 16)]
     assert all([tuple(shape) for shape in shapes] == [noise] for noise, shapes in told)
+
+
+def test_a_sampler_that_enlarges_the_latent_runs_at_full_size_and_that_is_said():
+    """As gradual latent does, at steps that it counts from where the run begins."""
+
+    def enlarge_after_two_steps(model, x, sigmas, extra_args, callback=None, disable=None):
+        for i, sigma in enumerate(sigmas[:-1]):
+            if i == 2:
+                x = torch.nn.functional.interpolate(x, scale_factor=2.0)
+            denoised = model(x, sigma.expand(len(x)), **extra_args)
+            callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+            x = denoised + (x - denoised) * sigmas[i + 1] / sigma
+        return x
+
+    def sample(model):
+        inputs = inputs_for(model, steps=8)
+        given = {name: inputs[name] for name in ("model", "cfg", "positive", "negative", "latent_image")}
+        sampler, sigmas = comfy.samplers.KSAMPLER(enlarge_after_two_steps), by_hand.sigmas_of(inputs)
+        output = SamplerCustom.execute(**given, add_noise=True, noise_seed=7, sampler=sampler, sigmas=sigmas)
+        return output.args[0]["samples"]
+
+    model = tiny_models.small_unet()
+    patched = pack_nodes.with_mixed_resolution(model, HALF)
+    assert torch.equal(sample(patched), sample(model))
+    assert "the sampler has changed the latent's size to 16x16" in " ".join(pack_nodes.report(patched)["notes"])

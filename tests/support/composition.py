@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import comfy.samplers
 import torch
@@ -25,7 +26,7 @@ import tiny_models
 from companions import Companion, Inputs
 from compare import TOLERANCE, inputs_with_prompts, largest_difference
 from computed_in_full import InFull, Work
-from postdiff.postdiff_core import patch
+from postdiff.postdiff_core import full_size_retry, patch
 from postdiff.postdiff_core.techniques import TECHNIQUE_INFO
 from reference import Techniques
 from sampler_nodes import Sample
@@ -64,7 +65,6 @@ REFUSALS = {
     r"|Mixed resolution cannot act on LTXAV: .* does not say which latent sizes it takes",
 }
 """The reasons a technique may refuse for: no others are allowed."""
-STARTED_AGAIN = r"All steps run at full size: something on the model failed"
 
 IDLE_NOTE = r"([\w -]+) does nothing here"
 HARMLESS_NOTES = (
@@ -189,13 +189,19 @@ def sampled(sample: Sample, inputs: Inputs, column: str | None = None, *, counte
         carried = patch.carried_by(model)
         carried.observers = (*carried.observers, runs)
     work = Work(inputs["model"].model.diffusion_model)
-    with work.counted() if counted else contextlib.nullcontext():
+
+    def begin_anew(*given: Any, begin: Callable[..., None] = full_size_retry.begin_anew) -> None:
+        work.calls.clear()  # of the attempt that has failed
+        begin(*given)
+
+    with (
+        work.counted() if counted else contextlib.nullcontext(),
+        mock.patch.object(full_size_retry, "begin_anew", begin_anew),
+    ):
         latents = sample(inputs)
     for technique, pattern in REFUSALS.items():
         said = [note for notes in runs.notes for note in notes if re.match(pattern, note)]
         refusals |= {technique: said[0]} if said else {}
-    if re.match(STARTED_AGAIN, refusals.get(MIXED, "")):
-        work.leave_out_smaller_latents()
     return Sampled(latents, work.in_order(), runs, refusals)
 
 

@@ -67,11 +67,6 @@ class Work:
             work[-1] += call.work
         return work
 
-    def leave_out_smaller_latents(self) -> None:
-        """Those of an attempt at low resolution, where the run has started again at full size."""
-        largest = max(call.latent for call in self.calls)
-        self.calls = [call for call in self.calls if call.latent == largest]
-
     @contextlib.contextmanager
     def counted(self) -> Iterator[Work]:
         """Count what the network does in here."""

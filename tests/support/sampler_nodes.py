@@ -79,8 +79,10 @@ def noisy_latent(inputs: Inputs) -> list[torch.Tensor]:
     return ksampler_advanced(inputs | {"latent_image": latent | {"samples": noise}}, add_noise=False)
 
 
-def sampler_custom(inputs: Inputs) -> list[torch.Tensor]:
+def sampler_custom(inputs: Inputs, other_sampler: Any = None) -> list[torch.Tensor]:
+    """With the sampler that the inputs name, or another."""
     sampler, sigmas = _sampler_and_sigmas(inputs)
+    sampler = other_sampler or sampler
     given = {name: inputs[name] for name in ("model", "cfg", "positive", "negative", "latent_image")}
     output = SamplerCustom.execute(**given, add_noise=True, noise_seed=inputs["seed"], sampler=sampler, sigmas=sigmas)
     return [output.args[0]["samples"]]
