@@ -19,7 +19,7 @@ from .schedule import CrossAttnCache, Mode
 
 OTHER_ROWS = (
     "A node gives layers of cross-attention more rows than the model call has (regional prompts by attention couple): "
-    "those layers are computed in every step."
+    "those layers are computed in every step. The plan and the work saved do not show it."
 )
 
 
