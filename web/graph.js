@@ -121,7 +121,20 @@ function sourceInside({ node, hosts }, slot, type, seen) {
   return origin ? sourceOfOutput({ node: origin, hosts: [...hosts, node] }, link.origin_slot, type, seen) : null;
 }
 
-/** A bypassed node hands on its input of the same slot if the type fits, else its first input of that type. */
+/** A bypassed node hands on its input of the same slot if the types fit, else its first of that type, else any that fits. */
 function bypassedInput(node, slot, type) {
-  return node.inputs?.[slot]?.type === type ? slot : (node.inputs ?? []).findIndex((input) => input.type === type);
+  const inputs = node.inputs ?? [];
+  if (isAny(type)) return slot < inputs.length ? slot : 0;
+  const passes = (input) => input && fits(input.type, node.outputs?.[slot]?.type) && fits(input.type, type);
+  if (passes(inputs[slot])) return slot;
+  const same = inputs.findIndex((input) => input.type === type);
+  return same === -1 ? inputs.findIndex(passes) : same;
+}
+
+const isAny = (type) => !type || type === "*";
+
+/** Whether litegraph would connect them: a type may be a list, or any. */
+function fits(one, other) {
+  const kinds = (type) => String(type).toLowerCase().split(",");
+  return isAny(one) || isAny(other) || kinds(one).some((kind) => kinds(other).includes(kind));
 }

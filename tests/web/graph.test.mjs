@@ -60,7 +60,7 @@ test("reroutes and bypassed nodes pass through, muted ones cut off", () => {
   assert.equal(model(readGraph(litegraph([loader(1), sampler(2), muted, patch(4, 2)], links), STEPS), "2"), undefined);
 });
 
-test("a bypassed node hands on the input beside the output if it fits, else the first that does", () => {
+test("a bypassed node hands on the input beside the output if it fits, else the first of its type, else one that fits", () => {
   const merge = (types) => ({
     ...patch(4, 4),
     inputs: types.map((type) => input("", type)),
@@ -74,6 +74,9 @@ test("a bypassed node hands on the input beside the output if it fits, else the 
   assert.equal(reached("MODEL", "MODEL"), "3");
   assert.equal(reached("CLIP", "VAE", "MODEL"), "5");
   assert.equal(reached("CLIP", "VAE"), undefined);
+  assert.equal(reached("CLIP", "*"), "3");
+  assert.equal(reached("*", "VAE"), "1");
+  assert.equal(reached("VAE", "CLIP,MODEL"), "3");
 });
 
 test("a primitive's value replaces the widget's own", () => {
