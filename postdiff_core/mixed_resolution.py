@@ -205,11 +205,16 @@ def _low_stage(
 ) -> tuple[SamplingArguments, Callable[[torch.Tensor, Any], torch.Tensor]]:
     """Stage 1, and a function that gives its last predicted x0 (out of model space) from what stage 1 returned."""
     latent, mask, seen = sampling.latent_image, sampling.denoise_mask, []
+    height, width = sampling.size
+
+    def shown(latent: torch.Tensor) -> torch.Tensor:
+        """At full size: nodes gather what they are shown in each step (KSampler Progress)."""
+        return comfy.utils.common_upscale(latent, width, height, "nearest-exact", "disabled")
 
     def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, total: int) -> None:
         seen[:] = [denoised]
         if sampling.callback is not None:
-            sampling.callback(step, denoised, x, len(sampling.sigmas) - 1)
+            sampling.callback(step, shown(denoised), shown(x), len(sampling.sigmas) - 1)
 
     def last_x0(samples: torch.Tensor, model: Any) -> torch.Tensor:
         return model.process_latent_out(seen[0].to(torch.float32)) if seen else samples

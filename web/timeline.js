@@ -122,7 +122,7 @@ function viewOfEstimate({ node, steps, scale = 1, notes, problem, sampler, badge
   const whole = () => {
     if (sampler?.node === node) return say("{total} steps", { total });
     if (sampler) return say("{total} steps of {title}", { total, title: sampler.title });
-    return say("{total} steps, no sampler yet", { total });
+    return say("{total} steps, no sampler found", { total });
   };
   const text = problem ? say(...problem) : withModel(whole(), recognised);
   return { state: "estimate", badge: badge ?? say("estimate"), text, steps, scale, notes, step: null };

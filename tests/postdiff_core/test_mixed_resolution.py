@@ -416,19 +416,19 @@ def test_after_a_node_failed_at_low_resolution_the_global_generator_draws_what_i
 
 
 def test_what_fails_at_full_size_too_says_how_to_run_without_a_change_of_size():
-    """Such as a node that gathers a run's predictions, which after the first attempt are of two sizes."""
+    """Such as a node that gathers what the model is given, which after the first attempt is of two sizes."""
     gathered = []
 
-    def gather(step, denoised, x, total):
-        gathered.append(denoised)
+    def gather(executor, x, *others, **options):
+        gathered.append(x)
         torch.cat(gathered)
+        return executor(x, *others, **options)
 
     inputs = inputs_for(tiny_models.small_unet())
-    sampler = comfy.samplers.KSampler(pack_nodes.patched(inputs["model"], HALF), 6, "cpu", "euler", "simple")
-    latent = torch.zeros(1, 4, 16, 16)
-    noise = comfy.sample.prepare_noise(latent, 1)
+    model = pack_nodes.patched(inputs["model"], HALF)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "gathers", gather)
     with pytest.raises(RuntimeError, match=r"must match(.|\n)*begins at 8x8(.|\n)*low_res_scale 1 on the model"):
-        sampler.sample(noise, inputs["positive"], inputs["negative"], 7.0, latent_image=latent, seed=1, callback=gather)
+        tiny_models.stock_sample(**inputs | {"model": model})
 
 
 @pytest.fixture
@@ -730,11 +730,27 @@ def test_progress_counts_every_step_of_both_stages_once(monkeypatch, sampler_nam
     seen = []
 
     def prepare_callback(_model, _steps, _x0_output=None):
-        return lambda step, x0, _x, total: seen.append((step, total, tuple(x0.shape[-2:])))
+        return lambda step, x0, x, total: seen.append((step, total, x0, x))
 
     monkeypatch.setattr(comfy_nodes.latent_preview, "prepare_callback", prepare_callback)
     pack_nodes.sample(HALF, inputs=inputs_for(tiny_models.sd15(), sampler_name=sampler_name))
-    assert seen == [(step, 6, (8, 8) if step < 3 else (16, 16)) for step in range(6)]
+    assert [(step, total) for step, total, *_ in seen] == [(step, 6) for step in range(6)]
+    assert all(latent.shape == (1, 4, 16, 16) for _, _, *latents in seen for latent in latents)
+
+
+def test_steps_at_low_resolution_are_shown_at_full_size_as_they_are():
+    """Nodes that gather them, as KSampler Progress does, find one size."""
+    inputs, shown, expected = inputs_for(tiny_models.small_unet()), [], []
+    by_hand.sample(inputs, low=(8, 8), switch=3, callback=lambda step, x0, x, total: expected.append((x0, x)))
+    sampler = comfy.samplers.KSampler(pack_nodes.patched(inputs["model"], HALF), 6, "cpu", "euler", inputs["scheduler"])
+    latent = torch.zeros(1, 4, 16, 16)
+    noise = comfy.sample.prepare_noise(latent, 7)
+    prompts = inputs["positive"], inputs["negative"], inputs["cfg"]
+    given = {"latent_image": latent, "seed": 7, "callback": lambda step, x0, x, total: shown.append((x0, x))}
+    sampler.sample(noise, *prompts, **given)
+    for latents, small in zip(shown[:3], expected[:3], strict=True):
+        for one, other in zip(latents, small, strict=True):
+            assert torch.equal(one, other.repeat_interleave(2, -1).repeat_interleave(2, -2))
 
 
 def test_the_host_is_told_the_size_of_each_stage(monkeypatch):

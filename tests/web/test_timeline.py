@@ -152,7 +152,7 @@ def test_a_link_taken_away_takes_the_patch_out_of_the_plan(canvas: Canvas) -> No
     canvas.wait_for_steps(SAMPLER, WHOLE_PLAN)
     canvas.js("() => app.rootGraph.getNodeById(5).disconnectInput(0)")
     canvas.wait_for_steps(SAMPLER, planned(8, MixedResolution(0.5, 0.5)))
-    canvas.wait_for_text("4", "status", "no sampler yet")
+    canvas.wait_for_text("4", "status", "no sampler found")
     canvas.wait_for_steps("4", planned(20, CFGCutoff(0.75)))
 
 
