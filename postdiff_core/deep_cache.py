@@ -22,6 +22,10 @@ from .run import CHUNKS, Run, Uncopied, replaced
 from .schedule import DeepCache
 
 PLACE = "deep feature"
+OTHER_FORWARD = (
+    "Another node runs the U-Net its own way (a first block cache, say, as WaveSpeed's). In steps in which the deep "
+    "cache acts, it does nothing. To use that node, remove the deep cache: Deep Cache with interval 1."
+)
 
 
 def refusal(model: Any) -> str | None:
@@ -77,6 +81,8 @@ class _Reuse(Uncopied):
         self._drop_what_is_over(chunks)
         if self.run.step.deep == "off" or chunks is None:
             return call()
+        if "_forward" in unet.__dict__:
+            self.run.note(OTHER_FORWARD)
         # FreeU and others change the feature in place.
         is_changed = "output_block_patch" in transformer_options.get("patches", {})
         feature = self._recall(chunks, latent)
@@ -171,6 +177,14 @@ class _UNetView:
         return getattr(self._unet, name)
 
 
+def _fit(h: torch.Tensor, skip: torch.Tensor, _options: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """What goes up, at the size of the skip connection: other nodes (HiDiffusion's RAUNet) change sizes within the
+    model for a part of the run, which may end between a feature and its reuse."""
+    if h.shape[-2:] != skip.shape[-2:]:
+        h = torch.nn.functional.interpolate(h, size=skip.shape[-2:], mode="bilinear")
+    return h, skip
+
+
 class _ShiftedOptions(dict):
     """Transformer options in which output blocks keep the number they have in the whole U-Net.
 
@@ -184,6 +198,7 @@ class _ShiftedOptions(dict):
         self._transformer_index = transformer_index
         patches = dict(options.get("patches", {}))
         patches.pop("middle_block_after_patch", None)
+        patches["output_block_patch"] = [*patches.get("output_block_patch", ()), _fit]  # last, should others not do it
         super().__setitem__("patches", patches)
 
     def __setitem__(self, key: str, value: Any) -> None:

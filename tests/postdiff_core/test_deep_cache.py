@@ -1,5 +1,7 @@
 """Section 2.5, deep cache: against the reference in plain torch."""
 
+from unittest import mock
+
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -8,6 +10,7 @@ import companions
 import pack_nodes
 import tiny_models
 from compare import assert_like_reference, inputs_with_prompts
+from postdiff.postdiff_core import deep_cache
 from reference import Techniques
 
 
@@ -153,3 +156,44 @@ def test_pictures_of_a_batch_that_are_evaluated_apart_reuse_nothing_of_what_was_
     latent = tiny_models.stock_sample(**inputs | {"model": patched})
     sigmas.clear()
     assert torch.equal(latent, tiny_models.stock_sample(**inputs | {"model": model}))
+
+
+def test_a_feature_fits_where_another_node_changes_sizes_within_the_model_for_a_part_of_the_run():
+    """As HiDiffusion's RAUNet does, which makes small what goes down, and large again what comes up, until a step."""
+    model, end = tiny_models.sd15(), []
+
+    def is_small(options):
+        end[:] = end or [options["sigmas"][0].item() / 20]  # of the first: most steps lie before
+        return options["sigmas"][0] > end[0]
+
+    def down(h, options):
+        halves = options["block"] == ("input", 1) and is_small(options)
+        return torch.nn.functional.avg_pool2d(h, 2) if halves else h
+
+    def up(h, skip, options):
+        doubles = options["block"] == ("output", 11) and is_small(options)
+        return (torch.nn.functional.interpolate(h, size=skip.shape[-2:]) if doubles else h), skip
+
+    model.set_model_input_block_patch(down)
+    model.set_model_output_block_patch(up)
+    patched = pack_nodes.with_deep_cache(model, Techniques(interval=20, depth=2))
+    latent = tiny_models.stock_sample(patched)
+    assert torch.isfinite(latent).all()
+    assert not torch.equal(latent, tiny_models.stock_sample(model))
+
+
+def test_a_run_notes_that_a_node_with_a_forward_of_its_own_does_nothing_where_the_deep_cache_acts():
+    """As WaveSpeed's first block cache, which replaces the method for each model call."""
+    model = tiny_models.small_unet()
+    unet = model.model.diffusion_model
+
+    def own_way(apply_model, given):
+        with mock.patch.object(unet, "_forward", type(unet)._forward.__get__(unet)):
+            return apply_model(given["input"], given["timestep"], **given["c"])
+
+    other = model.clone()
+    other.set_model_unet_function_wrapper(own_way)
+    for each, notes in ((model, []), (other, [deep_cache.OTHER_FORWARD])):
+        patched = pack_nodes.with_deep_cache(each, Techniques(interval=2, depth=2))
+        tiny_models.stock_sample(patched)
+        assert pack_nodes.report(patched)["notes"] == notes

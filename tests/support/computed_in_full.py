@@ -19,6 +19,7 @@ from unittest import mock
 import comfy.samplers
 import comfy.utils
 import torch
+import torch.nn.functional as F
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.pixart.pixartms import PixArtMSBlock
 from comfy.model_patcher import ModelPatcher
@@ -184,6 +185,8 @@ class InFull:
         def sample(
             guider, noise, latent, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False, seed=None
         ):
+            if len(sigmas) < 2:  # no step, and no report of it
+                return stock(guider, noise, latent, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
             report = next(self._reports)
             self._plan, self._sigmas = report["plan"], sigmas.tolist()
             self._features: dict[Chunk, Kept] = {}
@@ -279,8 +282,7 @@ class InFull:
         call = self.work.calls[-1]
         x = inputs[0][0] if isinstance(inputs[0], list) else inputs[0]
         self._batch = x.shape[0]
-        window = options["transformer_options"].get("context_window")
-        window = None if window is None else tuple(window.index_list)
+        window = _frames(options["transformer_options"])
         self._chunks: list[Chunk] = []
         prompts = options["transformer_options"]["cond_or_uncond"]
         for prompt in zip(prompts, call.uuids, strict=True):
@@ -301,7 +303,10 @@ class InFull:
         if self._reuses_feature:
             x = x.clone()
             for position, rows in self._rows(x):
-                rows[:, :width] = self._features[self._chunks[position]].rows
+                feature = self._features[self._chunks[position]].rows
+                if feature.shape[-2:] != rows.shape[-2:]:  # another node has changed its size within the model
+                    feature = F.interpolate(feature, size=rows.shape[-2:], mode="bilinear")
+                rows[:, :width] = feature
             return (x, *inputs[1:])
         following = self._index + 1
         reused_next = following in self._stage and self._plan[following]["deep"] == "reuse"
@@ -343,6 +348,14 @@ class InFull:
         """Views of the rows of each prompt that counts."""
         parts = tensor.chunk(len(self._chunks))
         return [(position, parts[position]) for position in self._kept]
+
+
+def _frames(options: dict) -> tuple[int, ...] | None:
+    """The frames of a context window, by the host's node or by AnimateDiff-Evolved."""
+    if "context_window" in options:
+        return tuple(options["context_window"].index_list)
+    frames = options.get("ad_params", {}).get("sub_idxs")
+    return None if frames is None else tuple(frames)
 
 
 class DeepBranch:
