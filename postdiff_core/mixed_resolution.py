@@ -95,9 +95,10 @@ def sample_in_two_stages(
     first, last_x0 = _low_stage(sampling, low, low_res_steps, draw)
     with fresh_guidance_memory(guider, low):
         samples = first.run_by(executor)
-        if tuple(samples.shape[-2:]) != low:
+        height, width = samples.shape[-2:]
+        if (height, width) != low:
             # Most do so at steps that they count themselves: cut in two, the run would end at some other size.
-            raise RuntimeError(f"the sampler has changed the latent's size to {format_size(tuple(samples.shape[-2:]))}")
+            raise RuntimeError(f"the sampler has changed the latent's size to {format_size((height, width))}")
         x0 = last_x0(samples, guider.model_patcher.model)
 
     sigmas = sampling.sigmas[low_res_steps:].clone()

@@ -22,7 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         action="append",
         default=[],
-        help="the folder of another node pack to load beside this one; for tests/packs, which has tests of several",
+        metavar="FOLDER",
+        help="another node pack to load beside this one, written --pack=FOLDER; tests/packs has tests of several",
     )
     parser.addoption("--graph", help="a graph for tests/host/test_properties.py to run, as it was printed")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -26,17 +25,12 @@ import sampler_nodes
 import tiny_models
 from companions import Companion, Inputs
 from composition import CROSS, CUT, MIXED, TOGETHER, Row, one_unet
-from other_packs import Pack
+from other_packs import Pack, module_beside
 from sampler_nodes import Sample
 
 SD15, SDXL = tiny_models.sd15, tiny_models.sdxl
+CONTROL = "Control of other packs"
 FULL_SIZE = frozenset({MIXED})  # the node keeps a tensor of the full latent's size: the run starts again
-
-
-def module_of(node: str, name: str = "") -> ModuleType:
-    """The module that a node comes from, or another of the same package."""
-    found = comfy_nodes.NODE_CLASS_MAPPINGS[node].__module__
-    return sys.modules[f"{found.rpartition('.')[0]}.{name}" if name else found]
 
 
 def random_tensor(*shape: int, seed: int = 30) -> torch.Tensor:
@@ -97,7 +91,7 @@ def ip_adapter_weights(model: ModelPatcher, *, plus: bool = False) -> dict[str, 
     for number, layer_width in enumerate(widths_in_order(model)):
         for projection, seed in (("to_k_ip", number), ("to_v_ip", 100 + number)):
             layers |= linear_weights(f"{2 * number + 1}.{projection}", layer_width, width, seed)
-    projections = module_of("IPAdapterAdvanced", "image_proj_models")
+    projections = module_beside("IPAdapterAdvanced", "image_proj_models")
     if plus:
         image_proj = projections.Resampler(
             dim=width, depth=4, dim_head=64, heads=12, num_queries=16, embedding_dim=SEEN, output_dim=width, ff_mult=4
@@ -157,34 +151,34 @@ def regional_ip_adapters(inputs: Inputs) -> Inputs:
 
 
 IP_ADAPTER = (
-    Row("IPAdapterAdvanced", "control", ip_adapter(), model=SD15),
+    Row("IPAdapterAdvanced", CONTROL, ip_adapter(), model=SD15),
     Row(
         "IPAdapterAdvanced, masked, ease in, K+V",
-        "control",
+        CONTROL,
         ip_adapter(masked=True, weight_type="ease in", embeds_scaling="K+V"),
         model=SD15,
     ),
-    Row("IPAdapterAdvanced, from 0.2 to 0.6", "control", ip_adapter(start_at=0.2, end_at=0.6), model=SD15),
-    Row("IPAdapterAdvanced, from 0.3 on", "control", ip_adapter(start_at=0.3), model=SD15),
+    Row("IPAdapterAdvanced, from 0.2 to 0.6", CONTROL, ip_adapter(start_at=0.2, end_at=0.6), model=SD15),
+    Row("IPAdapterAdvanced, from 0.3 on", CONTROL, ip_adapter(start_at=0.3), model=SD15),
     Row(
         "IPAdapterPreciseStyleTransfer, plus",
-        "control",
+        CONTROL,
         ip_adapter("IPAdapterPreciseStyleTransfer", plus=True),
         model=SD15,
     ),
-    Row("IPAdapterTiled", "control", ip_adapter("IPAdapterTiled"), model=SD15),
-    Row("IPAdapterBatch, two pictures", "control", ip_adapter("IPAdapterBatch"), model=SD15, latent={"batch": 2}),
-    Row("IPAdapterAdvanced, two", "control", two_ip_adapters, model=SD15),
-    Row("IPAdapterRegionalConditioning", "control", regional_ip_adapters, model=SD15),
+    Row("IPAdapterTiled", CONTROL, ip_adapter("IPAdapterTiled"), model=SD15),
+    Row("IPAdapterBatch, two pictures", CONTROL, ip_adapter("IPAdapterBatch"), model=SD15, latent={"batch": 2}),
+    Row("IPAdapterAdvanced, two", CONTROL, two_ip_adapters, model=SD15),
+    Row("IPAdapterRegionalConditioning", CONTROL, regional_ip_adapters, model=SD15),
     Row(
         "IPAdapterStyleComposition, SDXL",
-        "control",
+        CONTROL,
         ip_adapter("IPAdapterStyleComposition", image_style=picture(33), image_composition=picture(34)),
         model=SDXL,
     ),
     Row(
         "IPAdapterEmbeds",
-        "control",
+        CONTROL,
         ip_adapter("IPAdapterEmbeds", pos_embed=random_tensor(1, SEEN), neg_embed=random_tensor(1, SEEN, seed=35)),
         model=SD15,
     ),
@@ -247,7 +241,9 @@ def reference(kind: str = "reference_attn", **given: Any) -> Companion:
 
     def add(inputs: Inputs) -> Inputs:
         samples = random_tensor(*inputs["latent_image"]["samples"].shape, seed=36)
-        wrapped = module_of("ACN_ReferenceControlNet", "control_reference").ReferencePreprocWrapper(condhint=samples)
+        wrapped = module_beside("ACN_ReferenceControlNet", "control_reference").ReferencePreprocWrapper(
+            condhint=samples
+        )
         (control,) = other_packs.run("ACN_ReferenceControlNet", reference_type=kind, **given)
         positive, negative = other_packs.run(
             "ACN_AdvancedControlNetApply_v2",
@@ -275,15 +271,15 @@ def with_the_same_noise(inputs: Inputs) -> list[torch.Tensor]:
 NEGATIVE_ATTENDS_TWICE = frozenset({CUT, TOGETHER})  # and thus is more than half of the work that the cut-off drops
 
 ADVANCED_CONTROLNET = (
-    Row("ACN Apply, masked", "control", advanced_controlnet(masked=True)),
-    Row("ACN Apply, keyframes with masks and weights", "control", advanced_controlnet(keyframes=True)),
-    Row("ACN Apply, latent keyframes", "control", advanced_controlnet(latent_keyframes=True), latent={"batch": 2}),
-    Row("ACN Apply, soft weights", "control", soft_weights),
-    Row("ACN Apply, a scale of strengths", "control", a_scale_of_strengths),
-    Row("ACN Apply, T2I-Adapter", "control", advanced_controlnet(t2i=True), model=SD15),
+    Row("ACN Apply, masked", CONTROL, advanced_controlnet(masked=True)),
+    Row("ACN Apply, keyframes with masks and weights", CONTROL, advanced_controlnet(keyframes=True)),
+    Row("ACN Apply, latent keyframes", CONTROL, advanced_controlnet(latent_keyframes=True), latent={"batch": 2}),
+    Row("ACN Apply, soft weights", CONTROL, soft_weights),
+    Row("ACN Apply, a scale of strengths", CONTROL, a_scale_of_strengths),
+    Row("ACN Apply, T2I-Adapter", CONTROL, advanced_controlnet(t2i=True), model=SD15),
     Row(
         "ACN Reference, attention",
-        "control",
+        CONTROL,
         reference(),
         with_the_same_noise,
         model=SD15,
@@ -291,7 +287,7 @@ ADVANCED_CONTROLNET = (
     ),
     Row(
         "ACN Reference, adain",
-        "control",
+        CONTROL,
         reference("reference_attn+adain", style_fidelity=0.3),
         with_the_same_noise,
         model=SD15,
@@ -318,7 +314,7 @@ def fooocus_inpaint(inputs: Inputs) -> Inputs:
     inputs = companions.inpaint(inputs)
     latent = inputs["latent_image"]
     model = inputs["model"]
-    head = module_of("INPAINT_ApplyFooocusInpaint").InpaintHead()
+    head = module_beside("INPAINT_ApplyFooocusInpaint").InpaintHead()
     width = model.model.diffusion_model.model_channels
     head.head = torch.nn.Parameter(random_tensor(width, 5, 3, 3, seed=39) * 0.3)
     weights = {}
@@ -341,7 +337,7 @@ def lllite_file(folder: Path) -> Path:
     network = {}
     for block in (4, 5):
         name = f"lllite_unet_input_blocks_{block}_1_transformer_blocks_0_attn1_to_q"
-        module = module_of("LLLiteLoader").LLLiteModule(name, False, 32, 2, 32, 16, 1.0, 0, 0, 0)
+        module = module_beside("LLLiteLoader").LLLiteModule(name, False, 32, 2, 32, 16, 1.0, 0, 0, 0)
         companions.fill(module, seed=41 + block)
         network |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
     path = folder / "lllite.safetensors"
@@ -367,7 +363,7 @@ def lllite(inputs: Inputs, **given: Any) -> Inputs:
 @contextlib.contextmanager
 def layer_weights(weights: dict[str, torch.Tensor]) -> Iterator[None]:
     """What the pack would download."""
-    module = module_of("LayeredDiffusionApply")
+    module = module_beside("LayeredDiffusionApply")
     with (
         mock.patch.object(module, "load_file_from_url", lambda **_: ""),
         mock.patch.object(module, "load_layer_model_state_dict", lambda _: weights),
@@ -404,8 +400,8 @@ def layer_diffusion_of_a_picture(inputs: Inputs) -> Inputs:
 
 
 LAYER_DIFFUSION = (
-    Row("LayeredDiffusionApply, SDXL", "control", layer_diffusion_xl, model=SDXL),
-    Row("LayeredDiffusionCondApply, SDXL", "control", layer_diffusion_of_a_picture, model=SDXL, refuses=FULL_SIZE),
+    Row("LayeredDiffusionApply, SDXL", CONTROL, layer_diffusion_xl, model=SDXL),
+    Row("LayeredDiffusionCondApply, SDXL", CONTROL, layer_diffusion_of_a_picture, model=SDXL, refuses=FULL_SIZE),
 )
 
 # cgem156
@@ -450,20 +446,20 @@ def with_sampler(node: str, **given: Any) -> Sample:
 
 
 CGEM156 = (
-    Row("TCDSampler", "control", sample=with_sampler("TCDSampler")),
-    Row("SamplerEulerAncestralFixedNoise", "control", sample=with_sampler("SamplerEulerAncestralFixedNoise")),
+    Row("TCDSampler", CONTROL, sample=with_sampler("TCDSampler")),
+    Row("SamplerEulerAncestralFixedNoise", CONTROL, sample=with_sampler("SamplerEulerAncestralFixedNoise")),
     Row(
         "GradualLatentSampler",
-        "control",
+        CONTROL,
         sample=with_sampler("GradualLatentSampler", start_step=2, end_step=6),
         refuses=FULL_SIZE,
     ),
-    Row("AttentionCouple", "control", attention_couple, refuses=frozenset({CROSS}), in_full=attention_couple),
-    Row("ReferenceApply", "control", cgem("ReferenceApply", end_step=0.7), model=SD15, latent={"batch": 2}),
-    Row("ScaleCrafter", "control", cgem("ScaleCrafter", dilation_rate=1.5), model=one_unet),
-    Row("CD_Tuner", "control", cgem("CD_Tuner", detail_1=5.0, detail_2=5.0, contrast_1=5.0), model=one_unet),
-    Row("AttentionScale", "control", cgem("AttentionScale", temperature=0.7, end_step=0.7), model=SD15),
-    Row("LimitedIntervalCFGGuider", "control", sample=with_limited_interval_guider),
+    Row("AttentionCouple", CONTROL, attention_couple, refuses=frozenset({CROSS}), in_full=attention_couple),
+    Row("ReferenceApply", CONTROL, cgem("ReferenceApply", end_step=0.7), model=SD15, latent={"batch": 2}),
+    Row("ScaleCrafter", CONTROL, cgem("ScaleCrafter", dilation_rate=1.5), model=one_unet),
+    Row("CD_Tuner", CONTROL, cgem("CD_Tuner", detail_1=5.0, detail_2=5.0, contrast_1=5.0), model=one_unet),
+    Row("AttentionScale", CONTROL, cgem("AttentionScale", temperature=0.7, end_step=0.7), model=SD15),
+    Row("LimitedIntervalCFGGuider", CONTROL, sample=with_limited_interval_guider),
 )
 
 # InstantID
@@ -486,7 +482,7 @@ def instant_id(inputs: Inputs) -> Inputs:
     for number, width in enumerate(widths_in_order(model)):
         for projection, seed in (("to_k_ip", number), ("to_v_ip", 100 + number)):
             layers |= linear_weights(f"{2 * number + 1}.{projection}", width, 16, seed)
-    module = module_of("ApplyInstantID")
+    module = module_beside("ApplyInstantID")
     projection = module.Resampler(
         dim=1280, depth=4, dim_head=64, heads=20, num_queries=16, embedding_dim=512, output_dim=16, ff_mult=4
     )
@@ -521,19 +517,19 @@ PACKS = (
     Pack(
         "huchenlei/ComfyUI-IC-Light-Native",
         "9176645",
-        (Row("ICLightAppply", "control", ic_light, refuses=FULL_SIZE),),
+        (Row("ICLightAppply", CONTROL, ic_light, refuses=FULL_SIZE),),
         has="ICLightAppply",
     ),
     Pack(
         "Acly/comfyui-inpaint-nodes",
         "b32f293",
-        (Row("INPAINT_ApplyFooocusInpaint", "control", fooocus_inpaint, refuses=FULL_SIZE),),
+        (Row("INPAINT_ApplyFooocusInpaint", CONTROL, fooocus_inpaint, refuses=FULL_SIZE),),
         has="INPAINT_ApplyFooocusInpaint",
     ),
     Pack(
         "kohya-ss/ControlNet-LLLite-ComfyUI",
         "103a445",
-        (Row("LLLiteLoader", "control", lllite, model=SDXL, refuses=FULL_SIZE),),
+        (Row("LLLiteLoader", CONTROL, lllite, model=SDXL, refuses=FULL_SIZE),),
         has="LLLiteLoader",
     ),
     Pack("huchenlei/ComfyUI-layerdiffuse", "fffa28a", LAYER_DIFFUSION, has="LayeredDiffusionApply"),
@@ -541,7 +537,7 @@ PACKS = (
     Pack(
         "cubiq/ComfyUI_InstantID",
         "1ef34ef",
-        (Row("ApplyInstantID", "control", instant_id, model=SDXL),),
+        (Row("ApplyInstantID", CONTROL, instant_id, model=SDXL),),
         has="ApplyInstantID",
     ),
 )

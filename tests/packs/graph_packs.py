@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
-import sys
 from typing import Any
 from unittest import mock
 
 import comfy.sd
-import nodes
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy.taesd.taesd import TAESD
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 
@@ -21,7 +18,7 @@ import sampler_nodes
 import tiny_models
 from companions import CPU, Inputs
 from composition import COLUMNS, CROSS, CUT, DEEP, MIXED, TOGETHER, Row
-from other_packs import Pack
+from other_packs import Pack, module_beside
 
 ANIMATEDIFF, IMPACT = "AnimateDiff-Evolved", "Impact Pack"
 _PICTURE = {"seed": 16}
@@ -52,22 +49,9 @@ def watched_vae() -> tuple[Any, list[torch.Tensor]]:
     return vae, latents
 
 
-def module_of(node: str, name: str) -> Any:
-    """A module beside the one that a node of another pack is defined in."""
-    package = nodes.NODE_CLASS_MAPPINGS[node].__module__.rpartition(".")[0]
-    return sys.modules[f"{package}.{name}"]
-
-
 # AnimateDiff-Evolved
 
-NARROWER = 10  # than SD1.5's layers
-
-
-def narrow_sd15(*, seed: int = 0) -> ModelPatcher:
-    """SD1.5's layers, a tenth as wide."""
-    config = comfy.supported_models.SD15(tiny_models._unet_config(4, channel_mult=[1, 2, 4, 4], depths=[1, 1, 1, 0]))
-    config.unet_config["num_heads"] = 4
-    return tiny_models._patcher(config.get_model({}, device=CPU), seed)
+NARROWER = 10  # than SD1.5's layers, as tiny_models.narrow_sd15
 
 
 @functools.cache
@@ -79,7 +63,7 @@ def motion_weights() -> dict[str, torch.Tensor]:
 
 def motion_model() -> Any:
     """A motion module in the pack's own class, as narrow as the model."""
-    classes = module_of("ADE_UseEvolvedSampling", "motion_module_ad")
+    classes = module_beside("ADE_UseEvolvedSampling", "motion_module_ad")
     wide = classes.MotionModule
 
     def narrow(channels: int, **given: Any) -> Any:
@@ -89,7 +73,7 @@ def motion_model() -> Any:
     with mock.patch.object(classes, "MotionModule", narrow):
         network = classes.AnimateDiffModel(weights, info)
     companions.fill(network)
-    injection = module_of("ADE_UseEvolvedSampling", "model_injection")
+    injection = module_beside("ADE_UseEvolvedSampling", "model_injection")
     return injection.create_MotionModelPatcher(network, load_device=CPU, offload_device=CPU)
 
 
@@ -316,7 +300,7 @@ def inspire_regional_cfg(inputs: Inputs) -> Inputs:
 
 
 def inspire_scheduled_cfg(inputs: Inputs) -> list[torch.Tensor]:
-    sampler, sigmas = sampler_nodes._sampler_and_sigmas(inputs)
+    sampler, sigmas = sampler_nodes.sampler_and_sigmas(inputs)
     guider, sigmas = other_packs.run(
         "ScheduledCFGGuider //Inspire", sigmas=sigmas, to_cfg=3.0, **_settings(inputs, "model", "positive", "negative")
     )
@@ -348,12 +332,6 @@ def kj_differential_diffusion(inputs: Inputs) -> Inputs:
 
 def kj_cfg_zero_star(inputs: Inputs) -> Inputs:
     (model,) = other_packs.run("CFGZeroStarAndInit", model=inputs["model"], use_zero_init=False)
-    return inputs | {"model": model}
-
-
-def kj_compiled(inputs: Inputs) -> Inputs:
-    """torch.compile of each transformer block."""
-    (model,) = other_packs.run("TorchCompileModelAdvanced", model=inputs["model"], backend="eager")
     return inputs | {"model": model}
 
 
@@ -419,6 +397,7 @@ def easy_ksampler(inputs: Inputs) -> list[torch.Tensor]:
 
 OLD_WINDOWS = "The reference also reuses windows of older steps, where PostDiff computes those that have moved."
 DEEP_CACHE_INSTEAD = "Where the deep cache acts, WaveSpeed's first block cache does not; the run notes it."
+NOT_OF_THE_SEED = "The noise of this run is not what its seed draws"
 OTHER_NOISE = "The reference draws its noise from the seed."
 NO_NEGATIVE_BEFORE = "Without guidance in the step before, the negative prompt's cross-attention is computed once more."
 WAVESPEED_DECIDES = "WaveSpeed decides by the negative prompt's row too; after the cut-off it skips other calls."
@@ -436,20 +415,23 @@ PACKS = (
         "Kosinkadink/ComfyUI-AnimateDiff-Evolved",
         "d8d163c",
         (
-            Row("motion module", ANIMATEDIFF, animatediff, model=narrow_sd15, latent=_FRAMES),
-            Row("context windows", ANIMATEDIFF, animatediff_windows, model=narrow_sd15, latent=_MORE_FRAMES),
+            Row("motion module", ANIMATEDIFF, animatediff, model=tiny_models.narrow_sd15, latent=_FRAMES),
+            Row(
+                "context windows", ANIMATEDIFF, animatediff_windows, model=tiny_models.narrow_sd15, latent=_MORE_FRAMES
+            ),
             Row(
                 "looped windows",
                 ANIMATEDIFF,
                 animatediff_moving_windows,
-                model=narrow_sd15,
+                may_note="Context windows that move from step to step",
+                model=tiny_models.narrow_sd15,
                 latent=_MORE_FRAMES,
                 idle=frozenset({CROSS, DEEP}),
                 not_compared={TOGETHER: OLD_WINDOWS},
                 computed_once_more=frozenset({TOGETHER}),
             ),
-            Row("FreeNoise", ANIMATEDIFF, animatediff_free_noise, model=narrow_sd15, latent=_MORE_FRAMES),
-            Row("FreeInit", ANIMATEDIFF, free_init, model=narrow_sd15, latent=_FRAMES),
+            Row("FreeNoise", ANIMATEDIFF, animatediff_free_noise, model=tiny_models.narrow_sd15, latent=_MORE_FRAMES),
+            Row("FreeInit", ANIMATEDIFF, free_init, model=tiny_models.narrow_sd15, latent=_FRAMES),
             Row("evolved sampling, custom CFG", ANIMATEDIFF, evolved_custom_cfg),
         ),
         has="ADE_UseEvolvedSampling",
@@ -461,7 +443,14 @@ PACKS = (
             Row("KSampler (pipe)", IMPACT, sample=impact_ksampler, same_as_ksampler=frozenset(COLUMNS)),
             Row("KSampler (Advanced/pipe)", IMPACT, sample=impact_ksampler_advanced, latent=_PICTURE),
             Row("TwoSamplersForMask", IMPACT, sample=two_samplers_for_mask, latent=_PICTURE),
-            Row("RegionalSampler", IMPACT, sample=regional_sampler, refuses=frozenset({MIXED}), idle=_LATE),
+            Row(
+                "RegionalSampler",
+                IMPACT,
+                sample=regional_sampler,
+                refuses=frozenset({MIXED}),
+                idle=_LATE,
+                may_note="The run has fewer than 3 steps",
+            ),
             Row("DetailerForEach", IMPACT, sample=detailer, latent=_PICTURE),
             Row("IterativeLatentUpscale", IMPACT, sample=iterative_upscale, latent=_PICTURE),
         ),
@@ -518,6 +507,7 @@ PACKS = (
                 "KSampler //Inspire, variation of the noise",
                 INSPIRE,
                 sample=inspire_ksampler,
+                may_note=NOT_OF_THE_SEED,
                 not_compared=dict.fromkeys((MIXED, TOGETHER), OTHER_NOISE),
             ),
             Row("RegionalCFG //Inspire", INSPIRE, inspire_regional_cfg),
@@ -566,7 +556,7 @@ PACKS = (
                 WAVESPEED,
                 first_block_cache,
                 one_model=True,
-                left_out=dict.fromkeys((DEEP, TOGETHER), DEEP_CACHE_INSTEAD),
+                without_effect=dict.fromkeys((DEEP, TOGETHER), DEEP_CACHE_INSTEAD),
                 not_compared={CUT: WAVESPEED_DECIDES},
                 computed_once_more=frozenset({CUT}),
             ),

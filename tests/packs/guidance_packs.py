@@ -6,10 +6,10 @@ from typing import Any
 
 import nodes
 import torch
-from comfy_extras.nodes_custom_sampler import BasicScheduler, SamplerCustom
 
 import companions
 import other_packs
+import sampler_nodes
 import tiny_models
 from companions import Companion, Inputs
 from composition import CUT, DEEP, NO_GUIDANCE, SAMPLERS, TOGETHER, Row
@@ -27,20 +27,7 @@ def on_model(kind: str, **given: Any) -> Companion:
 def sampler_node(kind: str, **given: Any) -> Sample:
     """SamplerCustom with the sampler that a node gives."""
 
-    def sample(inputs: Inputs) -> list[torch.Tensor]:
-        sampler = other_packs.run(kind, **given)[0]
-        schedule = [inputs[name] for name in ("model", "scheduler", "steps", "denoise")]
-        names = ("model", "cfg", "positive", "negative", "latent_image")
-        output = SamplerCustom.execute(
-            **{name: inputs[name] for name in names},
-            add_noise=True,
-            noise_seed=inputs["seed"],
-            sampler=sampler,
-            sigmas=BasicScheduler.execute(*schedule).args[0],
-        )
-        return [output.args[0]["samples"]]
-
-    return sample
+    return lambda inputs: sampler_nodes.sampler_custom(inputs, other_packs.run(kind, **given)[0])
 
 
 # sd-perturbed-attention
@@ -109,7 +96,7 @@ RES4LYF_SAMPLERS = [
 def smz_settings(**given: Any) -> Companion:
     def add(inputs: Inputs) -> Inputs:
         node = nodes.NODE_CLASS_MAPPINGS["smZ Settings"]
-        optional = {name: other_packs._default(each) for name, each in node.INPUT_TYPES()["optional"].items()}
+        optional = {name: other_packs.default(each) for name, each in node.INPUT_TYPES()["optional"].items()}
         return inputs | {"model": node().apply(**(optional | given | {"*": inputs["model"]}))[0]}
 
     return add

@@ -70,8 +70,6 @@ IDLE_NOTE = r"([\w -]+) does nothing here"
 HARMLESS_NOTES = (
     r"Work is not counted|low_res_until asks for \d of \d steps|\d+ of \d+ steps run without"
     rf"|switch is matched, but the run ends before its noise is gone|{IDLE_NOTE}"
-    r"|The noise of this run is not what its seed draws|Context windows that move from step to step"
-    r"|The run has fewer than 3 steps|Another node runs the U-Net its own way"
 )
 CHANGED_STEPS = {
     "mixed_resolution": ("stage", "low"),
@@ -108,8 +106,10 @@ class Row:
     """Why, by column, the latent of the run in full is no reference: such a cell runs, and is not called exact."""
     less_than_planned: frozenset[str] = frozenset()
     """The columns where the positive prompt, when alone, is no more repeated to the length of the negative one."""
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """Why, by column, there is nothing to compare, the companion having no effect there."""
+    may_note: str = ""
+    """A pattern of what its runs may note besides."""
+    without_effect: Mapping[str, str] = field(default_factory=dict)
+    """Why, by column, the companion does nothing there: there is no such cell."""
     computed_once_more: frozenset[str] = frozenset()
     """The columns, not compared, where what is kept does not fit later rows: it is computed once more than planned."""
     one_model: bool = False
@@ -147,10 +147,11 @@ class Cell:
 
 
 class Runs:
-    """Told of each run of a patched model."""
+    """Told of each run of a patched model. `expected` is a pattern of what they may note besides harmless things."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: str = "") -> None:
         self.reports: list[dict[str, Any]] = []
+        self._expected = f"{HARMLESS_NOTES}|{expected}" if expected else HARMLESS_NOTES
 
     def on_plan(self, plan: Any, notes: Sequence[str]) -> None: ...
     def on_step(self, index: int) -> None: ...
@@ -160,7 +161,7 @@ class Runs:
     @property
     def notes(self) -> list[list[str]]:
         """What each run says to have left undone."""
-        return [[note for note in report["notes"] if not re.match(HARMLESS_NOTES, note)] for report in self.reports]
+        return [[note for note in report["notes"] if not re.match(self._expected, note)] for report in self.reports]
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,11 @@ def patched(model: ModelPatcher, column: str) -> tuple[ModelPatcher, dict[str, s
     return model, refusals
 
 
-def sampled(sample: Sample, inputs: Inputs, column: str | None = None, *, counted: bool = True) -> Sampled:
-    """A graph as it is, or with the techniques of a column."""
-    runs, refusals = Runs(), {}
+def sampled(
+    sample: Sample, inputs: Inputs, column: str | None = None, *, counted: bool = True, may_note: str = ""
+) -> Sampled:
+    """A graph as it is, or with the techniques of a column; `may_note` as that of a row."""
+    runs, refusals = Runs(may_note), {}
     if column is not None:
         model, refusals = patched(inputs["model"], column)
         inputs = inputs | {"model": model}
@@ -244,7 +247,7 @@ def in_full(row: Row, column: str, reports: Sequence[dict[str, Any]]) -> Sampled
 def cell(row: Row, column: str) -> Cell:
     """Run a cell; AssertionError says what is wrong about it."""
     before = stock(row)
-    together = sampled(row.sample, row.inputs(), column, counted=row.in_full is None)
+    together = sampled(row.sample, row.inputs(), column, counted=row.in_full is None, may_note=row.may_note)
     asked = set(techniques_of(column))
     refused = row.refuses & asked
     assert together.refusals.keys() == refused, f"refused: {together.refusals}"

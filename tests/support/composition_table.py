@@ -1,9 +1,9 @@
-"""The table of what PostDiff composes with, docs/composes_with.md, from cells that the tests have computed."""
+"""Tables of what PostDiff composes with, from cells that the tests have computed; docs/composes_with.md is one."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from compare import TOLERANCE
 from composition import COLUMNS, ROWS, TOGETHER, Cell, Row
 
+STATES = ("exact", "runs", "refused", "no effect")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "composes_with.md"
 
 INTRODUCTION = """\
@@ -37,21 +38,24 @@ All together they have the switch `matched`, mixed resolution alone has `paper`.
 
 
 class Table:
-    def __init__(self) -> None:
+    """Cells of these rows."""
+
+    def __init__(self, rows: Sequence[Row] = tuple(ROWS.values())) -> None:
+        self.rows = rows
         self._cells: dict[tuple[str, str], Cell] = {}
+        self._notes: list[str] = []
 
     def add(self, cell: Cell) -> None:
         self._cells[cell.row.name, cell.column] = cell
 
     def is_complete(self) -> bool:
-        return len(self._cells) == len(ROWS) * len(COLUMNS)
+        return len(self._cells) == sum(len(COLUMNS) - len(row.without_effect) for row in self.rows)
 
     def write(self) -> None:
         PAGE.write_text(self.page(), encoding="utf-8")
 
     def page(self) -> str:
         """The whole page as Markdown."""
-        self._notes: list[str] = []
         parts = [
             INTRODUCTION.format(
                 date=datetime.date.today().isoformat(),
@@ -61,27 +65,37 @@ class Table:
                 tolerance=TOLERANCE,
             )
         ]
-        for group, rows in groupby(ROWS.values(), key=lambda row: row.group):
-            parts.append(f"## {group}\n\n{self._group(rows)}\n")
-        parts.append("\n".join(f"{number}. {note}" for number, note in enumerate(self._notes, start=1)))
-        return "\n".join(parts) + "\n"
+        for group, rows in groupby(self.rows, key=lambda row: row.group):
+            parts.append(f"## {group}\n\n{self.of(rows)}\n")
+        return "\n".join([*parts, self.notes]) + "\n"
 
-    def _group(self, rows: Iterable[Row]) -> str:
+    @property
+    def notes(self) -> str:
+        """What the numbers in brackets stand for, in the tables made so far."""
+        return "\n".join(f"{number}. {note}" for number, note in enumerate(self._notes, start=1))
+
+    def of(self, rows: Iterable[Row]) -> str:
+        """A table of these rows, those of one line together."""
         lines = [["", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
         for line, together in groupby(rows, key=lambda row: row.line or row.name):
             together = list(together)
-            lines.append(
-                [line, *(self._entry([self._cells[row.name, column] for row in together]) for column in COLUMNS)]
-            )
+            lines.append([line, *(self._entry([self._cell(row, column) for row in together]) for column in COLUMNS)])
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
+    def _cell(self, row: Row, column: str) -> Cell:
+        if column in row.without_effect:
+            return Cell(row, column, "no effect")
+        return self._cells[row.name, column]
+
     def _entry(self, cells: list[Cell]) -> str:
-        worst = max(cells, key=lambda cell: ("exact", "runs", "refused").index(cell.state))
+        worst = max(cells, key=lambda cell: STATES.index(cell.state))
         notes = [self._number(note) for note in self._notes_of(worst)]
         return worst.state + "".join(f" [{number}]" for number in notes)
 
     def _notes_of(self, cell: Cell) -> list[str]:
         notes = [f"{technique}: {reason}" for technique, reason in cell.reasons.items()]
+        if cell.state == "no effect":
+            notes.append(cell.row.without_effect[cell.column])
         if cell.state == "runs":
             notes.append(cell.row.not_compared[cell.column])
         if cell.column != TOGETHER and cell.column in cell.row.idle:

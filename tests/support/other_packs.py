@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nodes
@@ -44,7 +46,7 @@ def run(kind: str, **given: Any) -> tuple[Any, ...]:
     unknown = given.keys() - {name for group in declared.values() for name in group}
     if unknown:
         raise TypeError(f"{kind} has no input {', '.join(sorted(unknown))}.")
-    arguments = {name: _default(each) for name, each in declared.get("required", {}).items()} | given
+    arguments = {name: default(each) for name, each in declared.get("required", {}).items()} | given
     is_new = issubclass(node_class, io.ComfyNode)
     output = (node_class.execute if is_new else getattr(node_class(), node_class.FUNCTION))(**arguments)
     if isinstance(output, io.NodeOutput):
@@ -52,7 +54,14 @@ def run(kind: str, **given: Any) -> tuple[Any, ...]:
     return tuple(output["result"] if isinstance(output, dict) else output)
 
 
-def _default(declared: Any) -> Any:
+def module_beside(kind: str, name: str = "") -> ModuleType:
+    """The module that a node comes from, or another one of the same package."""
+    found = nodes.NODE_CLASS_MAPPINGS[kind].__module__
+    return sys.modules[f"{found.rpartition('.')[0]}.{name}" if name else found]
+
+
+def default(declared: Any) -> Any:
+    """What a node's input is when nobody touches it."""
     kind, options = declared[0], declared[1] if len(declared) > 1 else {}
     choices = kind if isinstance(kind, (list, tuple)) else options.get("options", [None])
     return options.get("default", choices[0] if choices else None)

@@ -81,7 +81,7 @@ def noisy_latent(inputs: Inputs) -> list[torch.Tensor]:
 
 def sampler_custom(inputs: Inputs, other_sampler: Any = None) -> list[torch.Tensor]:
     """With the sampler that the inputs name, or another."""
-    sampler, sigmas = _sampler_and_sigmas(inputs)
+    sampler, sigmas = sampler_and_sigmas(inputs)
     sampler = other_sampler or sampler
     given = {name: inputs[name] for name in ("model", "cfg", "positive", "negative", "latent_image")}
     output = SamplerCustom.execute(**given, add_noise=True, noise_seed=inputs["seed"], sampler=sampler, sigmas=sigmas)
@@ -120,7 +120,7 @@ def with_dual_model_guider(inputs: Inputs) -> list[torch.Tensor]:
 
 def sampler_custom_advanced(inputs: Inputs, guider: Any) -> list[torch.Tensor]:
     noise = RandomNoise.execute(inputs["seed"]).args[0]
-    output = SamplerCustomAdvanced.execute(noise, guider, *_sampler_and_sigmas(inputs), inputs["latent_image"])
+    output = SamplerCustomAdvanced.execute(noise, guider, *sampler_and_sigmas(inputs), inputs["latent_image"])
     return [output.args[0]["samples"]]
 
 
@@ -162,6 +162,6 @@ def freshly_compiled(inputs: Inputs) -> list[torch.Tensor]:
         torch._dynamo.reset()
 
 
-def _sampler_and_sigmas(inputs: Inputs) -> tuple[Any, torch.Tensor]:
+def sampler_and_sigmas(inputs: Inputs) -> tuple[Any, torch.Tensor]:
     sigmas = BasicScheduler.execute(inputs["model"], inputs["scheduler"], inputs["steps"], inputs["denoise"])
     return KSamplerSelect.execute(inputs["sampler_name"]).args[0], sigmas.args[0]
