@@ -46,7 +46,7 @@ class _Cutoff(Uncopied):
         def evaluate(conds: Conds) -> Predictions:
             return executor(model, conds, x_in, timestep, model_options)
 
-        if self.run.step.guided:
+        if self.run.step.guided or self.are_taken:
             if len(conds) == 2 and all(conds):
                 self.evaluated_shapes.add(x_in.shape)
             return self._noting_those_taken(evaluate(conds), conds)
@@ -56,8 +56,7 @@ class _Cutoff(Uncopied):
             positive = roles.index("positive")
             both_once = _replaces_self_attention(model_options) and x_in.shape not in self.evaluated_shapes
             left = conds if both_once else [cond if i == positive else None for i, cond in enumerate(conds)]
-            if not self.are_taken:
-                predictions = self._noting_those_taken(evaluate(left), conds)
+            predictions = self._noting_those_taken(evaluate(left), conds)
             if self.are_taken:
                 return evaluate(conds)
             if both_once:
@@ -65,8 +64,7 @@ class _Cutoff(Uncopied):
             else:
                 self.run.row_tally.left_out(self.run.step, conds[1 - positive], self.run.sigma)
             self._note_other_readers()
-            prediction = predictions[positive]
-            return [prediction, prediction.clone()]  # a guidance function may write to either
+            return [predictions[positive], predictions[positive].clone()]  # a guidance function may write to either
         if asked == ["positive"]:
             predictions = evaluate(conds)
             self.last_positive = x_in, timestep, predictions[roles.index("positive")]
@@ -82,6 +80,7 @@ class _Cutoff(Uncopied):
         return evaluate(conds)
 
     def _noting_those_taken(self, predictions: Predictions, conds: Conds) -> Predictions:
+        """The predictions; if there is not one for each of `conds`, guidance goes on from now on."""
         if len(predictions) != len(conds):
             self.are_taken = True
             self.run.keep_guidance(TAKEN_BY_A_NODE)
