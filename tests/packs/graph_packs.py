@@ -292,6 +292,12 @@ def inspire_ksampler(inputs: Inputs) -> list[torch.Tensor]:
     return [latent["samples"]]
 
 
+def inspire_progress(inputs: Inputs) -> list[torch.Tensor]:
+    """The latent, and the latents of all steps, which the node gathers as it is shown them."""
+    found = other_packs.run("KSamplerProgress //Inspire", **inputs, noise_mode="CPU", omit_final_latent=True)
+    return [latent["samples"] for latent in found]
+
+
 def inspire_regional_cfg(inputs: Inputs) -> Inputs:
     """Another guidance scale in each place."""
     mask = 0.5 + 0.5 * companions.pixel_ramp(inputs)
@@ -510,6 +516,7 @@ PACKS = (
                 may_note=NOT_OF_THE_SEED,
                 not_compared=dict.fromkeys((MIXED, TOGETHER), OTHER_NOISE),
             ),
+            Row("KSampler Progress (Inspire)", INSPIRE, sample=inspire_progress),
             Row("RegionalCFG //Inspire", INSPIRE, inspire_regional_cfg),
             Row("ScheduledCFGGuider //Inspire", INSPIRE, sample=inspire_scheduled_cfg),
         ),

@@ -46,7 +46,8 @@ def sample(
     """The latent of `switch` steps at `low` sides and the rest at full size.
 
     `inputs` are a KSampler's. `guider_for(model, stage)` makes the guider of stage "low" or "full", where it is not
-    the KSampler's own with the same prompts in both. `callback` takes (step, x0, x, total steps).
+    the KSampler's own with the same prompts in both. `callback` takes (step, x0, x, total steps), both of full
+    size.
     """
     sigmas = sigmas_of(inputs) if sigmas is None else sigmas
     model = with_whole_schedule(inputs["model"], sigmas)
@@ -100,7 +101,8 @@ def two_stages(
     def at_low_size(step: int, x0: torch.Tensor, x: torch.Tensor, _total: int) -> None:
         predicted["x0"] = x0
         if callback is not None:
-            callback(step, x0, x, total)
+            shown = (F.interpolate(latent, size=picture.shape[-2:], mode="nearest-exact") for latent in (x0, x))
+            callback(step, *shown, total)
 
     def at_full_size(step: int, x0: torch.Tensor, x: torch.Tensor, _total: int) -> None:
         if callback is not None:
