@@ -184,11 +184,11 @@ function runOf(graph, sampler) {
 
 const hasInput = (entry, name) => name in entry.values || name in entry.links;
 
-/** Ours count before a model is connected. Steps without a widget are handed on. */
+/** Ours count before a model is connected. Steps without a widget are handed on; as text, they are several to try. */
 const isSampler = (graph, entry) =>
   (entry.outputs.includes("LATENT") || entry.outputs.includes("IMAGE")) &&
   (entry.type in TECHNIQUES_OF ||
-    (modelLinks(graph, entry).length > 0 && ("steps" in entry.values || "sigmas" in entry.links)));
+    (modelLinks(graph, entry).length > 0 && (typeof entry.values.steps === "number" || "sigmas" in entry.links)));
 
 /** The links that a node may take its model from, the first of which it takes, if it does not choose. */
 function modelLinks(graph, entry) {

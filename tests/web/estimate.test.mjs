@@ -27,6 +27,7 @@ const OUTPUTS = {
   DeepCachePatch: ["MODEL"],
   [CONTEXT]: ["RGTHREE_CONTEXT", "MODEL", "LATENT", "INT"],
   FaceDetailer: ["IMAGE"],
+  PostDiffCalibrate: ["COMBO", "IMAGE"],
   KSampler: LATENT,
   KSamplerAdvanced: LATENT,
   SamplerCustomAdvanced: ["LATENT", "LATENT"],
@@ -264,6 +265,11 @@ test("where a node chooses the model, patches wait for the run; rgthree's takes 
 test("a node that samples and gives pictures is a sampler", () => {
   const prompt = { 1: model, 2: deepCache("1"), 3: sampler("FaceDetailer", { model: ["2", 0], steps: 12 }) };
   assert.equal(estimateOf(prompt, "2").steps.length, 12);
+});
+
+test("PostDiff Calibrate, whose steps are a list of numbers to try, is no sampler", () => {
+  const prompt = { 1: model, 2: deepCache("1"), 3: sampler("PostDiffCalibrate", { model: ["2", 0], steps: "20, 12" }) };
+  assert.equal(estimateOf(prompt, "2").sampler, null);
 });
 
 test("an empty deep cache window is named", () => {
