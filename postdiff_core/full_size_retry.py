@@ -18,7 +18,7 @@ from .sampling_arguments import SamplingArguments, batch_index_of
 
 log = logging.getLogger("postdiff")
 
-# By name: einops and a compiled model have classes of their own. A stage of one step is divided by no step after it.
+# By name: einops and a compiled model have classes of their own. Some nodes divide by a run's steps less one.
 MAY_BE_OF_SIZE = (
     "RuntimeError",
     "IndexError",
