@@ -19,7 +19,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
-from comfy.ldm.modules.attention import CrossAttention
+from comfy.ldm.modules.attention import CrossAttention, wrap_attn
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.pixart.blocks import AttentionKVCompress, MultiHeadCrossAttention
 from comfy.ldm.pixart.pixartms import PixArtMS
@@ -311,6 +311,7 @@ def _layer_counter(work: defaultdict[_Place, Work], place: _Place, inputs_per_ou
 
 
 def _attention_counter(work: defaultdict[_Place, Work], place: _Place) -> Callable[..., torch.Tensor]:
+    @wrap_attn  # takes the tensors out of the containers in which newer hosts hand them over
     def count(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *_: Any, **__: Any) -> torch.Tensor:
         # (rows, tokens, heads * channels) or (rows, heads, tokens, channels): tokens are the last dimension but one.
         queries, keys = q.shape[-2], k.shape[-2]

@@ -360,6 +360,24 @@ def test_the_attention_that_the_host_chose_for_the_machine_does_not_matter(build
     assert work.attention > 0
 
 
+def test_tensors_that_a_newer_host_hands_to_its_attention_in_containers_are_counted(monkeypatch):
+    """Its attention functions are wrapped to open them (ComfyUI after 0.33)."""
+    expected = cost.step_work(tiny_models.sd15().model, 24, 40, rows=1, tokens=5)
+
+    def contained(self, x, context=None, value=None, mask=None, transformer_options=None):
+        context = x if context is None else context
+        q, k, v = ([layer(given)] for layer, given in ((self.to_q, x), (self.to_k, context), (self.to_v, context)))
+        return self.to_out(optimized_attention(q, k, v, self.heads))  # noqa: F821, as the count is called
+
+    def opening(attention):
+        return lambda q, k, v, *rest: attention(*q, *k, *v, *rest)
+
+    monkeypatch.setattr(cost.CrossAttention, "forward", contained)
+    monkeypatch.setattr(cost, "wrap_attn", opening)
+    cost._trace.cache_clear()
+    assert cost.step_work(tiny_models.sd15().model, 24, 40, rows=1, tokens=5) == expected
+
+
 def test_a_model_of_another_kind_is_refused_by_name():
     with pytest.raises(cost.UncountableModel, match="MMDiT is neither a UNetModel nor a PixArtMS"):
         cost.step_work(tiny_models.auraflow().model, 32, 32, 2, 7)
