@@ -56,7 +56,7 @@ def summary(report: dict[str, Any]) -> list[str]:
         taken.append(f"{totals['work_saved']:.0%} of the work saved")
     return [
         f"{len(plan)} steps: {', '.join(done)}.",
-        f"{', '.join(taken)}, {report['cached_bytes'] / 2**20:.0f} MB cached.",
+        f"{', '.join(taken)}, {report['cached_bytes'] / 1e6:.0f} MB cached.",
     ]
 
 

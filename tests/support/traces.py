@@ -9,6 +9,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 PATCHER_STATE = ("model_options", "wrappers", "callbacks", "patches", "object_patches", "hook_patches", "attachments")
+OF_THE_HOST = {"current_patcher", "latent_shapes"}  # what it keeps on the model of the run before
 
 
 def state(patcher: ModelPatcher) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def state(patcher: ModelPatcher) -> dict[str, Any]:
     Attributes are compared by identity, containers item by item, weights and buffers by value.
     """
     modules = {
-        f"module {name}": {key: _comparable(value) for key, value in vars(module).items() if key != "current_patcher"}
+        f"module {name}": {key: _comparable(value) for key, value in vars(module).items() if key not in OF_THE_HOST}
         for name, module in patcher.model.named_modules()
     }
     weights = {
