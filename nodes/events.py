@@ -64,7 +64,8 @@ def _shown(node_id: str) -> str:
 
 
 def _server() -> Any:
-    """The running server; None in a process without one."""
+    """The running server; None without one, and for a prompt that no browser queued: it would tell every browser."""
     from server import PromptServer  # only there once a server is being started
 
-    return getattr(PromptServer, "instance", None)
+    server = getattr(PromptServer, "instance", None)
+    return None if server is None or server.client_id is None else server

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .run import Run, Uncopied
+from .run import Run
 
 Conds = list[Any]  # one list of conditionings for each prediction asked for, or None in its place
 Predictions = list[torch.Tensor]
@@ -26,7 +26,7 @@ def install(run: Run, *, by_name: bool) -> None:
         run.note_at_end(lambda: None if run.has_guidance else NOTHING_TO_DROP)
 
 
-class _Cutoff(Uncopied):
+class _Cutoff:
     """Gives both predictions of the guider's pair the conditional one, and leaves the other branch out.
 
     With that every guidance function gives the conditional prediction, also those of cfg++ samplers that read the

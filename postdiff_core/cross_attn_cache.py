@@ -14,7 +14,7 @@ from .architecture import Size, diffusion_model_of, halve
 from .branches import Branch, Chunk, without_negative
 from .cross_attn_sites import Place, Site, find_sites
 from .row_cache import Cached, RowCache, join, keeper
-from .run import CHUNKS, Run, Uncopied, replaced
+from .run import CHUNKS, Run, replaced
 from .schedule import CrossAttnCache, Mode
 
 OTHER_ROWS = (
@@ -41,7 +41,7 @@ def install(run: Run, settings: CrossAttnCache) -> None:
     run.note_at_end(outputs.idle_mode)
 
 
-class _Reuse(Uncopied):
+class _Reuse:
     """Runs a model call in which layers give what is kept of them, and keeps what later calls want of the others."""
 
     def __init__(self, run: Run, outputs: _Outputs) -> None:

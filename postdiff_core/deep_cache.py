@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from .architecture import Size, diffusion_model_of, downsamplings, halve, whole_module
 from .branches import Chunk, without_negative
 from .row_cache import join, keeper
-from .run import CHUNKS, Run, Uncopied, replaced
+from .run import CHUNKS, Run, replaced
 from .schedule import DeepCache
 
 PLACE = "deep feature"
@@ -61,7 +61,7 @@ def install(run: Run, settings: DeepCache) -> None:
     run.add_wrapper(WrappersMP.APPLY_MODEL, _Reuse(run, settings.depth))
 
 
-class _Reuse(Uncopied):
+class _Reuse:
     """Runs a model call around the deep feature that is kept, or keeps the feature of one that computes it."""
 
     def __init__(self, run: Run, depth: int) -> None:

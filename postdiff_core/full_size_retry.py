@@ -29,7 +29,7 @@ MAY_BE_OF_SIZE = (
     "ZeroDivisionError",
 )
 OF_SIZE = re.compile(r"size|shape|dimension|broadcast|mismatch|out of (range|bounds)|\d ?[x,] ?\d", re.IGNORECASE)
-OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")
+OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "not enough GPU", "ALLOC_FAILED")
 
 
 class FailedAttempt(NamedTuple):

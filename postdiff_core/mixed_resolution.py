@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,6 +113,7 @@ def sample_in_two_stages(
         sigmas = matched_sigmas(sigmas, size_ratio(sampling.size, low), model_sampling)
     run.enter_stage(range(low_res_steps, len(run.plan.steps)), sigmas.tolist())
     guider.conds = _with_given_picture(conds, guider.model_patcher.model, sampling.latent_image)
+    _forget_noise_level_of_hooks(conds)
     height, width = sampling.size
     x0 = x0.to(sampling.latent_image.device)  # MPS has no `area` for every size
     x0 = comfy.utils.common_upscale(x0, width, height, settings.upscale_method, "disabled")
@@ -170,6 +172,16 @@ def scale_cond(cond: dict, size: Size, low: Size) -> dict:
         boxes = [(embedding, *_scale_box(box, size, low)) for embedding, *box in gligen[2]]
         scaled["gligen"] = (*gligen[:2], boxes)
     return scaled
+
+
+def _forget_noise_level_of_hooks(conds: dict[str, Any]) -> None:
+    """Have hooks with keyframes begin anew, whose reset by the host leaves the noise level that they saw last.
+
+    Finding it again, as heun does at the switch, they would keep the strength of their first keyframe (comfy/hooks.py).
+    """
+    for cond in chain(*conds.values()):
+        for hook in getattr(cond.get("hooks"), "hooks", ()):
+            hook.hook_keyframe._curr_t = -1.0
 
 
 def _with_given_picture(conds: dict[str, Any], model: Any, given: torch.Tensor) -> dict[str, Any]:

@@ -42,16 +42,18 @@ def add(model: Any, technique: Technique, observer: Observer | None = None) -> A
 
 
 def fill(model: Any, settings: Settings, observer: Observer | None = None, remarks: Sequence[str] = ()) -> Any:
-    """A clone of MODEL with the techniques of `settings` (a preset) that it does not carry yet.
+    """A clone of MODEL with the techniques of `settings` (a preset) that no patch on it asked for.
 
-    Its runs note `remarks` on the choice, and if others hold than were asked for. Raises ValueError as `add` does.
+    They take the place of an earlier preset's. Its runs note `remarks` on the choice, and if others hold than were
+    asked for. Raises ValueError as `add` does.
     """
-    before, asked = carried_by(model), settings.asked
-    missing = {name: technique for name, technique in asked.items() if getattr(before.settings, name) is None}
-    for technique in missing.values():
-        _check(model, technique)
-    filled = dataclasses.replace(before.settings, **missing)
-    others = [TECHNIQUE_INFO[name].title for name, technique in asked.items() if getattr(filled, name) != technique]
+    before = carried_by(model)
+    by_patches = {name: getattr(before.settings, name) for name in before.by_name}
+    for name, technique in settings.asked.items():
+        if name not in by_patches:
+            _check(model, technique)
+    filled = dataclasses.replace(settings, **by_patches)
+    others = [TECHNIQUE_INFO[name].title for name, asked in settings.asked.items() if getattr(filled, name) != asked]
     overridden = [f"The model's own settings override the preset for: {', '.join(others)}."] if others else []
     patch = Patch(filled, before.observers, before.notes, (*remarks, *overridden), before.by_name)
     return _carrying(model, patch, observer)

@@ -64,7 +64,7 @@ class _StandIn(Uncopied):
         return executor(*args, **kwargs) if self.wrapper is None else self.wrapper(executor, *args, **kwargs)
 
 
-class Run(Uncopied):
+class Run:
     """One run of a patched model, both stages together."""
 
     def __init__(

@@ -41,6 +41,9 @@ export const WIDGETS = new Set([...RUN, ...Object.values(SETTINGS).flat(), "valu
 
 const NOTHING = new Map();
 
+/** What a run is asked for: its sampler's preset, and the patches before it, which hold. */
+const NONE = { preset: {}, patches: {} };
+
 /** A value that only the run knows; `text` and `values` as words.js takes them. */
 class SetAtRunTime extends Error {
   constructor(text, values) {
@@ -74,7 +77,7 @@ export function estimates(graph, chosen = NOTHING) {
   for (const patch of graph.values()) {
     if (!(patch.type in TECHNIQUES_OF) || found.has(patch.id)) continue;
     const run = { total: STEPS_WITHOUT_SAMPLER, reached: (p) => stepAtUniformTimesteps(STEPS_WITHOUT_SAMPLER, p) };
-    const estimate = attempt(() => lay(techniques(graph, patch, {}, run), run));
+    const estimate = attempt(() => lay(techniques(graph, patch, NONE, run), run));
     found.set(patch.id, { ...estimate, node: patch.node, sampler: null, nodes: [patch.node] });
   }
   return found;
@@ -93,9 +96,9 @@ function planOfRun(graph, sampler, path, chosen) {
   const choice = path.find((each) => choosesModel(graph, each));
   if (choice && path.some(({ type }) => type in TECHNIQUES_OF)) throw setThroughLink("model");
   const run = { ...runOf(graph, sampler), root: choice ?? path.at(-1), chosen };
-  let settings = {};
-  for (const each of [...path].reverse()) settings = techniques(graph, each, settings, run);
-  const laid = lay(techniques(graph, sampler, settings, run), run);
+  let asked = NONE;
+  for (const each of [...path].reverse()) asked = techniques(graph, each, asked, run);
+  const laid = lay(techniques(graph, sampler, asked, run), run);
   return hasNoGuidance(graph, sampler) ? { ...laid, steps: laid.steps.map((step) => ({ ...step, cfg: "off" })) } : laid;
 }
 
@@ -114,7 +117,8 @@ function hasNoGuidance(graph, sampler) {
   }
 }
 
-function lay({ assumption, recognised, model, ...settings }, { total, reached }) {
+function lay({ preset, patches }, { total, reached }) {
+  const { assumption, recognised, model, ...settings } = { ...preset, ...patches };
   const { steps, notes } = plan(settings, total, reached);
   return {
     steps,
@@ -125,13 +129,13 @@ function lay({ assumption, recognised, model, ...settings }, { total, reached })
   };
 }
 
-/** `settings` with what a node adds. The same patch twice: the later holds. A preset gives way to patches before it. */
-function techniques(graph, entry, settings, run) {
-  if (entry.type === "PostDiffKSampler") return { ...preset(graph, entry, run), ...settings };
+/** `asked` with what a node adds. The same patch twice: the later holds, and so of two presets. */
+function techniques(graph, entry, asked, run) {
+  if (entry.type === "PostDiffKSampler") return { ...asked, preset: preset(graph, entry, run) };
   const technique = TECHNIQUE[entry.type];
-  if (!technique) return settings;
+  if (!technique) return asked;
   const own = Object.fromEntries(SETTINGS[technique].map((name) => [name, valueOf(graph, entry, name)]));
-  return { ...settings, [technique]: own };
+  return { ...asked, patches: { ...asked.patches, [technique]: own } };
 }
 
 function preset(graph, entry, { total, root, chosen }) {

@@ -35,6 +35,14 @@ def test_what_a_loop_added_to_the_graph_is_shown_in_the_node_that_the_loop_names
     assert sent == [("postdiff.step", "k9", "k9"), ("postdiff.step", "patch", "k9"), ("a line", "k9")]
 
 
+def test_a_prompt_that_no_browser_queued_is_shown_in_none(sent, monkeypatch):
+    monkeypatch.setattr(sys.modules["server"].PromptServer.instance, "client_id", None)
+    with CurrentNodeContext("a prompt", "1"):
+        CanvasEvents("1").on_step(0)
+        show_text("1", "a line")
+    assert sent == []
+
+
 def test_outside_a_prompt_nothing_is_sent(sent):
     CanvasEvents("1").on_step(0)
     assert sent == []

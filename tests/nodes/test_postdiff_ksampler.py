@@ -117,14 +117,23 @@ def test_a_patch_upstream_takes_the_place_of_the_presets():
     assert report["notes"] == ["The model's own settings override the preset for: Deep Cache."]
 
 
-def test_a_second_preset_on_the_model_that_ran_says_that_the_first_holds():
+@pytest.mark.parametrize("preset", ["off", "lcm", "sd15"])
+def test_on_the_model_that_ran_a_second_preset_takes_the_place_of_the_first(preset):
     inputs = inputs_for(tiny_models.sd15())
     _, ran = sample(inputs, "sd15")
-    _, again = sample(inputs | {"model": ran}, "sd15")
+    latent, again = sample(inputs | {"model": ran}, preset)
+    fresh, _ = sample(inputs, preset)
+    assert torch.equal(latent["samples"], fresh["samples"])
     assert pack_nodes.report(again)["notes"] == []
-    _, other = sample(inputs | {"model": ran}, "lcm")
-    (note,) = pack_nodes.report(other)["notes"]
-    assert note == "The model's own settings override the preset for: Cross-Attention Cache, CFG Cut-off."
+
+
+def test_patches_before_a_first_preset_hold_for_the_second_too():
+    inputs = inputs_for(tiny_models.sd15())
+    patched = pack_nodes.patched(inputs["model"], Techniques(interval=4, depth=5))
+    _, ran = sample(inputs | {"model": patched}, "sd15")
+    latent, again = sample(inputs | {"model": ran}, "off")
+    assert torch.equal(latent["samples"], sample(inputs | {"model": patched}, "off")[0]["samples"])
+    assert {step["deep"] for step in pack_nodes.report(again)["plan"]} == {"refresh", "reuse"}
 
 
 def test_off_leaves_upstream_patches_alone():

@@ -495,7 +495,14 @@ def test_what_other_guidance_functions_remember_is_as_before_the_run_when_stage_
     assert seen[0] == seen[3] == 1.0, "the first of each stage"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("MPS backend out of memory"), torch.OutOfMemoryError("CUDA")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 2097152 bytes."),
+        torch.OutOfMemoryError("CUDA"),
+    ],
+)
 def test_running_out_of_memory_at_low_resolution_is_not_tried_again_at_full_size(error):
     model, evaluations = tiny_models.small_unet(), []
 

@@ -1,11 +1,15 @@
 """What a patched MODEL makes of a run: its plan, what it notes of that, and which report it keeps."""
 
+from collections import defaultdict
+
 import comfy.samplers
 import pytest
 import torch
+from comfy.hooks import HookKeyframeGroup
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 
+import companions
 import tiny_models
 from postdiff.postdiff_core import patch, schedule
 
@@ -53,6 +57,29 @@ def test_a_low_resolution_size_is_noted_only_if_steps_run_at_it():
         notes.append(" ".join(patch.carried_by(model).last_report["notes"]))
     assert "stage runs at 34x34" in notes[0] and "does nothing here" not in notes[0]
     assert "stage runs at" not in notes[1] and "does nothing here" in notes[1]
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "heun"])
+def test_lora_hooks_with_keyframes_are_as_strong_at_each_noise_level_as_in_a_stock_run(sampler_name, monkeypatch):
+    """heun's last evaluation before the switch has the noise level of the first after it."""
+    prepare, strengths = HookKeyframeGroup.prepare_current_keyframe, defaultdict(set)
+
+    def look(group, curr_t, transformer_options):
+        changed = prepare(group, curr_t, transformer_options)
+        strengths[float(curr_t)].add(float(group.strength))
+        return changed
+
+    def strengths_in(model):
+        strengths.clear()
+        inputs = tiny_models.sampler_inputs(model, sampler_name=sampler_name, scheduler="simple", steps=8)
+        tiny_models.stock_sample(**companions.lora_hooks_with_keyframes(inputs))
+        return dict(strengths)
+
+    monkeypatch.setattr(HookKeyframeGroup, "prepare_current_keyframe", look)
+    model = tiny_models.small_unet()
+    stock = strengths_in(model)
+    assert strengths_in(patch.add(model, schedule.MixedResolution(0.5, 0.5))) == stock
+    assert len(stock) == 8
 
 
 def test_a_run_that_fails_leaves_no_report_of_the_one_before():

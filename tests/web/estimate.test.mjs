@@ -104,6 +104,18 @@ test("a preset gives way to a patch before it and keeps its other techniques", (
   assert.deepEqual([low(estimate), reused(estimate), firstOff(estimate)], [10, 10, 10]);
 });
 
+test("a preset on the model that another has run takes that one's place, but not the patches'", () => {
+  const first = { model: ["2", 0], preset: "sd15" };
+  const prompt = { 1: model, 2: cutoff("1", 0.5), 3: sampler("PostDiffKSampler", first) };
+  const second = (preset) => ({ ...prompt, 4: sampler("PostDiffKSampler", { model: ["3", 1], preset }) });
+  const shown = (preset) => {
+    const estimate = estimateOf(second(preset), "4");
+    return [low(estimate), reused(estimate), firstOff(estimate)];
+  };
+  assert.deepEqual(shown("off"), [0, 0, 10]);
+  assert.deepEqual(shown("lcm"), [10, 0, 10]);
+});
+
 test("at cfg 1 no step is guided, unless the sampler reads the negative prompt", () => {
   const at = (inputs) => estimateOf({ 1: model, 2: cutoff("1"), 3: sampler("KSampler", { model: ["2", 0], ...inputs }) }, "2");
   assert.equal(firstOff(at({ cfg: 1 })), 0);
