@@ -18,7 +18,8 @@ from .sampling_arguments import SamplingArguments, batch_index_of
 
 log = logging.getLogger("postdiff")
 
-# By name: einops and a compiled model have classes of their own. Some nodes divide by a run's steps less one.
+# By name: einops and a compiled model have classes of their own. Some nodes divide by a run's steps less one, or go on
+# with None where they find no factor of a size (SelfAttentionGuidance).
 MAY_BE_OF_SIZE = (
     "RuntimeError",
     "IndexError",
@@ -27,6 +28,7 @@ MAY_BE_OF_SIZE = (
     "EinopsError",
     "TorchRuntimeError",
     "ZeroDivisionError",
+    "TypeError",
 )
 OF_SIZE = re.compile(r"size|shape|dimension|broadcast|mismatch|out of (range|bounds)|\d ?[x,] ?\d", re.IGNORECASE)
 OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "not enough GPU", "ALLOC_FAILED")

@@ -82,6 +82,15 @@ def test_lora_hooks_with_keyframes_are_as_strong_at_each_noise_level_as_in_a_sto
     assert len(stock) == 8
 
 
+def test_a_node_that_goes_on_without_a_factor_of_the_low_size_has_all_steps_at_full_size():
+    """Self-attention guidance seeks one of the tokens in the middle of the U-Net, which here is a single one."""
+    model = tiny_models.sd15()
+    inputs = companions.sag(tiny_models.sampler_inputs(model, latent_image=tiny_models.latent(model, 12, 12), steps=4))
+    patched = patch.add(inputs["model"], schedule.MixedResolution(0.5, 0.5))
+    assert torch.equal(tiny_models.stock_sample(**inputs | {"model": patched}), tiny_models.stock_sample(**inputs))
+    assert "TypeError" in " ".join(patch.carried_by(patched).last_report["notes"])
+
+
 def test_a_run_that_fails_leaves_no_report_of_the_one_before():
     model = patch.add(tiny_models.small_unet(), schedule.CFGCutoff(0.5))
     tiny_models.stock_sample(model, steps=4)

@@ -21,6 +21,7 @@ import companions
 import traces
 from companions import Inputs
 from composition import REFUSALS, ROWS, SAMPLERS, TECHNIQUES, UNET, Row
+from postdiff.postdiff_core.patch import carried_by
 from postdiff.postdiff_core.schedule import MODES, UPSCALE_METHODS
 from reference import Techniques
 
@@ -61,11 +62,18 @@ class Graph:
         return f"python dev.py test tests/host/test_properties.py --graph {shlex.quote(document)}"
 
     @property
+    def smallest(self) -> int:
+        return SMALLEST.get(self.row, MIN_SIDE)
+
+    def at(self, size: tuple[int, int]) -> Graph:
+        """The graph with a latent of (height, width)."""
+        return dataclasses.replace(self, sides=tuple(side - self.smallest for side in size))
+
+    @property
     def sampled_row(self) -> Row:
         """The row with this graph's size and sampling; what the row itself is about stays."""
         row = ROWS[self.row]
-        smallest = SMALLEST.get(self.row, MIN_SIDE)
-        height, width = (smallest + side for side in self.sides)
+        height, width = (self.smallest + side for side in self.sides)
         latent = {"batch": self.batch, **row.latent, "height": height, "width": width}
         return dataclasses.replace(row, latent=latent, given={**self.sampling, **row.given})
 
@@ -129,7 +137,10 @@ def check(graph: Graph) -> None:
     assert _same(stock, neutral), "neutral settings give another latent than none"
     ran = _run_twice(graph, Techniques(**graph.techniques))
     assert [latent.shape for latent in ran.first] == [latent.shape for latent in stock], "the latent has another shape"
-    assert all(torch.isfinite(latent).all() for latent in ran.first), "the latent is not finite"
+    if not _finite(ran.first):
+        if ran.low_size:
+            _stock(graph.at(ran.low_size))  # FreeU_V2 divides by 0 where a feature is a single pixel
+        raise AssertionError("the latent is not finite")
     repeats = _same(ran.first, ran.second)
     if ran.changed or ran.left or not repeats:  # as nodes of the host do that keep something from one run to the next
         usual = _run_twice(graph, None)
@@ -140,12 +151,16 @@ def check(graph: Graph) -> None:
 
 @dataclass(frozen=True)
 class _Ran:
-    """Two runs of one graph: the latents, what the second changed about the model, and tensors that it left."""
+    """Two runs of one graph: the latents, what the second changed about the model, and tensors that it left.
+
+    `low_size` is the (height, width) of a low-resolution stage.
+    """
 
     first: list[torch.Tensor]
     second: list[torch.Tensor]
     changed: set[str]
     left: list[torch.Size]
+    low_size: tuple[int, int] | None
 
 
 def _run_twice(graph: Graph, techniques: Techniques | None) -> _Ran:
@@ -160,7 +175,9 @@ def _run_twice(graph: Graph, techniques: Techniques | None) -> _Ran:
         left = [tensor.shape for key, tensor in traces.live_tensors().items() if key not in returned]
     finally:
         gc.unfreeze()
-    return _Ran(first, second, set(traces.differences(before, traces.state(inputs["model"]))), left)
+    report = carried_by(inputs["model"]).last_report or {}
+    changed = set(traces.differences(before, traces.state(inputs["model"])))
+    return _Ran(first, second, changed, left, report.get("low_size"))
 
 
 def _stock(graph: Graph) -> list[torch.Tensor]:
@@ -168,9 +185,13 @@ def _stock(graph: Graph) -> list[torch.Tensor]:
         latents = graph.sample(graph.inputs(None))
     except Exception as error:
         raise NotRunnable(f"{type(error).__name__}: {error}") from error
-    if not all(torch.isfinite(latent).all() for latent in latents):
+    if not _finite(latents):
         raise NotRunnable("the stock latent is not finite")
     return latents
+
+
+def _finite(latents: list[torch.Tensor]) -> bool:
+    return all(torch.isfinite(latent).all() for latent in latents)
 
 
 def _patched(inputs: Inputs, techniques: Techniques) -> Inputs:
