@@ -41,8 +41,8 @@ export const WIDGETS = new Set([...RUN, ...Object.values(SETTINGS).flat(), "valu
 
 const NOTHING = new Map();
 
-/** What a run is asked for: its sampler's preset, and the patches before it, which hold. */
-const NONE = { preset: {}, patches: {} };
+/** What a run is asked for: by the preset nearest its sampler, looked up last, and by patches, which hold against it. */
+const NONE = { preset: () => ({}), patches: {} };
 
 /** A value that only the run knows; `text` and `values` as words.js takes them. */
 class SetAtRunTime extends Error {
@@ -118,7 +118,7 @@ function hasNoGuidance(graph, sampler) {
 }
 
 function lay({ preset, patches }, { total, reached }) {
-  const { assumption, recognised, model, ...settings } = { ...preset, ...patches };
+  const { assumption, recognised, model, ...settings } = { ...preset(), ...patches };
   const { steps, notes } = plan(settings, total, reached);
   return {
     steps,
@@ -131,7 +131,7 @@ function lay({ preset, patches }, { total, reached }) {
 
 /** `asked` with what a node adds. The same patch twice: the later holds, and so of two presets. */
 function techniques(graph, entry, asked, run) {
-  if (entry.type === "PostDiffKSampler") return { ...asked, preset: preset(graph, entry, run) };
+  if (entry.type === "PostDiffKSampler") return { ...asked, preset: () => preset(graph, entry, run) };
   const technique = TECHNIQUE[entry.type];
   if (!technique) return asked;
   const own = Object.fromEntries(SETTINGS[technique].map((name) => [name, valueOf(graph, entry, name)]));
